@@ -1,0 +1,115 @@
+"""`fab demo` and `fab check` as typed, in a copy of the tasks and with a uv that notes what it is asked for."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import parser
+
+ROOT = Path(__file__).parents[2]
+FAB = Path(sys.executable).parent / "fab"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A task that has ended."""
+
+    code: int
+    out: str
+    asked: list[str]
+    """What uv was asked for, in this order, and where."""
+
+
+@pytest.fixture
+def house(tmp_path) -> Path:
+    """The tasks without the rest, so that a test touches nobody's runs/."""
+    shutil.copy(ROOT / "fabfile.py", tmp_path)
+    shutil.copytree(ROOT / "bootstrap", tmp_path / "bootstrap")
+    return tmp_path
+
+
+@pytest.fixture
+def fab(house) -> Callable[..., Done]:
+    """`fab VERB` from a folder further down; its uv fails with 3 where `failing` is in its command."""
+
+    def run(verb: str, failing: str = "nothing") -> Done:
+        notes, uv, below = house / "notes", house / "its tools" / "uv", house / "below"
+        uv.parent.mkdir()
+        below.mkdir()
+        uv.write_text(f'#!/bin/sh\necho "$PWD: $*" >>"{notes}"\ncase "$*" in *"{failing}"*) exit 3 ;; esac\n')
+        uv.chmod(0o755)
+        done = subprocess.run([FAB, verb], cwd=below, env=os.environ | {"UV": str(uv)}, capture_output=True, text=True, timeout=60)
+        return Done(done.returncode, done.stdout, notes.read_text().splitlines())
+
+    return run
+
+
+def words_of(asked: list[str], house: Path, before: str) -> list[str]:
+    """Each command without where it ran and how uv was told to run it, which are the same for all."""
+    assert all(line.startswith(f"{house}: {before}") for line in asked), asked
+    return [line.removeprefix(f"{house}: {before}") for line in asked]
+
+
+def test_demo_runs_the_whole_way_and_its_commands_are_of_the_command_line(fab, house):
+    (house / "runs/demo_data").mkdir(parents=True)
+
+    done = fab("demo")
+
+    assert done.code == 0
+    commands = words_of(done.asked, house, "run --group training training ")
+    assert [command.split()[0] for command in commands] == ["simulate", "fit", "predict", "evaluate"]
+    for command in commands:
+        parser().parse_args(shlex.split(command))
+        assert f"$ 'its tools/uv' run --group training training {command}\n" in done.out
+    assert not (house / "runs/demo_data").exists()  # simulate refuses to overwrite, and a demo may be repeated
+
+
+def test_demo_stops_at_the_first_failure_with_its_exit_code(fab, house):
+    done = fab("demo", failing="training predict")
+
+    assert done.code == 3
+    assert len(done.asked) == 3
+
+
+def test_check_runs_all_five_whatever_fails_and_ends_with_a_table(fab, house):
+    done = fab("check", failing="mypy")
+
+    assert done.code == 1
+    assert done.asked[0] == f"{house}: sync --inexact --all-groups"
+    assert words_of(done.asked[1:], house, "run --no-sync ") == [
+        "ruff format --check",
+        "ruff check",
+        "mypy",
+        "lint-imports",
+        "pytest",
+    ]
+    rows = [line.rsplit(maxsplit=3)[:2] for line in done.out.splitlines()[-5:]]
+    assert rows == [["ruff format", "ok"], ["ruff check", "ok"], ["mypy", "FAILED"], ["lint-imports", "ok"], ["pytest", "ok"]]
+
+
+def test_check_is_done_with_0_when_all_is_well(fab):
+    assert fab("check").code == 0
+
+
+def test_check_does_not_go_on_where_the_groups_cannot_be_brought(fab):
+    done = fab("check", failing="sync")
+
+    assert done.code == 3
+    assert len(done.asked) == 1
+
+
+def test_a_fab_without_any_uv_says_so(house):
+    environment = {key: value for key, value in os.environ.items() if key != "UV"} | {"PATH": "/usr/bin:/bin"}
+    if shutil.which("uv", path=environment["PATH"]):
+        pytest.skip("uv is installed for the whole machine")
+
+    done = subprocess.run([FAB, "demo"], cwd=house, env=environment, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, done.stderr) == (1, "fab: there is no uv here; ./fab brings one\n")

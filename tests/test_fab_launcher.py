@@ -1,0 +1,159 @@
+"""`./fab` on machines that lack one thing or another. The shell, venv and pip are real; what is missing is left out of the PATH."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+UV = '#!/bin/sh\necho "in $(pwd)"\nfor word in "$@"; do echo "[$word]"; done\n'
+"""Stands in for uv: shows where it runs and each word it was given."""
+
+Fab = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def script(path: Path, text: str) -> None:
+    """Write an executable file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def bin_dir(tmp_path) -> Path:
+    """All that the PATH holds; at first what the launcher itself calls."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("dirname", "readlink", "rm"):
+        (folder / name).symlink_to(str(shutil.which(name)))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A repository with nothing in it but the launcher."""
+    folder = tmp_path / "a house"
+    folder.mkdir()
+    shutil.copy(ROOT / "fab", folder)
+    return folder
+
+
+@pytest.fixture
+def fab(root, bin_dir) -> Fab:
+    """`./fab WORDS`, with a PATH and an environment of its own."""
+
+    def run(*words: str, as_typed: str = "./fab", cwd: Path = root, **environment: str) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": str(bin_dir), "PIP_CONFIG_FILE": "/dev/null", **environment}
+        return subprocess.run([as_typed, *words], cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+    return run
+
+
+@pytest.fixture
+def real_python(bin_dir) -> None:
+    """Put this Python on the PATH."""
+    pytest.importorskip("ensurepip", reason="this Python cannot make virtual environments, so the launcher cannot either")
+    script(bin_dir / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+
+
+def assert_gave_up(done: subprocess.CompletedProcess[str], root: Path, sentence: str) -> None:
+    """One sentence last, exit code 1, nothing half-installed."""
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"fab: {sentence}"
+    assert not (root / ".tools" / "uv").exists()
+
+
+def test_words_go_to_uv_as_they_were_typed(fab, bin_dir, root):
+    script(bin_dir / "uv", UV)
+
+    done = fab("train", "--config", "two words", "*", "")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"in {root}", "[run]", "[fab]", "[train]", "[--config]", "[two words]", "[*]", "[]"]
+
+
+def test_the_exit_code_is_the_one_of_the_task(fab, bin_dir):
+    script(bin_dir / "uv", '#!/bin/sh\n[ "$1" = --version ] || exit 7\n')
+
+    assert fab("demo").returncode == 7
+
+
+def test_works_from_elsewhere_and_through_a_symlink(fab, bin_dir, root, tmp_path):
+    script(bin_dir / "uv", UV)
+    (tmp_path / "link").symlink_to(root / "fab")
+
+    for as_typed in (str(root / "fab"), "./link"):
+        assert fab("demo", as_typed=as_typed, cwd=tmp_path).stdout.startswith(f"in {root}\n")
+
+
+def test_a_uv_that_does_not_run_gives_way_to_the_one_in_tools(fab, bin_dir, root):
+    script(bin_dir / "uv", "#!/bin/sh\necho 'shim: uv is not installed' >&2; exit 127\n")
+    script(root / ".tools/uv/bin/uv", UV)
+
+    done = fab("demo")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("[run]\n[fab]\n[demo]\n")
+
+
+def test_without_python(fab, root):
+    assert_gave_up(fab("demo"), root, "needs Python 3.11 or newer on the PATH; python3 is missing.")
+
+
+def test_with_an_old_python(fab, bin_dir, root):
+    script(bin_dir / "python3", '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.18 || exit 1\n')
+
+    assert_gave_up(fab("demo"), root, "needs Python 3.11 or newer on the PATH; python3 is Python 3.9.18.")
+
+
+def test_without_venv(fab, bin_dir, root):
+    (bin_dir / "mkdir").symlink_to(str(shutil.which("mkdir")))
+    script(
+        bin_dir / "python3",
+        '#!/bin/sh\n[ "$1" = -c ] && exit 0\nmkdir -p .tools/uv/bin; echo "ensurepip is not available"; exit 1\n',
+    )
+
+    done = fab("demo")
+
+    assert_gave_up(
+        done,
+        root,
+        "python3 cannot make a virtual environment (Debian and Ubuntu: apt-get install python3-venv); or install uv yourself.",
+    )
+    assert "ensurepip is not available" in done.stderr
+
+
+@pytest.mark.usefixtures("real_python")
+def test_without_a_network(fab, root):
+    done = fab("demo", PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0")
+
+    assert_gave_up(
+        done, root, "pip could not fetch uv from the package index (see above: no network, a proxy?); or install uv yourself."
+    )
+    assert "uv==0.13.8" in done.stderr
+
+
+@pytest.mark.usefixtures("real_python")
+def test_brings_the_pinned_uv_once(fab, bin_dir, root, tmp_path):
+    with zipfile.ZipFile(tmp_path / "uv-0.13.8-py3-none-any.whl", "w") as wheel:  # a package index in a folder
+        executable = zipfile.ZipInfo("uv-0.13.8.data/scripts/uv")
+        executable.external_attr = 0o100755 << 16
+        wheel.writestr(executable, UV)
+        wheel.writestr("uv-0.13.8.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 0.13.8\n")
+        wheel.writestr("uv-0.13.8.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-any\n")
+        wheel.writestr("uv-0.13.8.dist-info/RECORD", "")
+    (bin_dir / "python3").rename(bin_dir / "python3.12")
+    script(bin_dir / "python3", "#!/bin/sh\nexit 1\n")  # too old; the newer one beside it is found
+    script(root / ".tools/uv/bin/python", "left by an install that was interrupted")
+
+    first = fab("demo", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+    (bin_dir / "python3.12").unlink()
+    second = fab("demo")
+
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout == f"in {root}\n[run]\n[fab]\n[demo]\n"
+    assert (first.stderr, second.stderr) == ("fab: there is no uv here; bringing one into .tools/\n", "")

@@ -1,0 +1,56 @@
+"""What the README says is so: its commands and its files (its map: test_house.py)."""
+
+import re
+import shlex
+from pathlib import Path
+
+from training.__main__ import parser
+from training.config_loader import load_config
+from training.data.splits import read_split_file
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Fenced blocks of one language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Words of each command in a `sh` block."""
+    lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_it_is_short_and_begins_with_the_two_commands_as_they_are_typed():
+    assert README.count("\n") <= 140
+    assert commands()[:2] == [["./fab", "demo"], ["./fab", "check"]]
+
+
+def test_its_commands_are_of_the_command_line():
+    typed = [words[1:] for words in commands() if words[0] == "training"]
+
+    assert {words[0] for words in typed} >= {"check", "fit", "predict", "evaluate"}
+    for words in typed:
+        parser().parse_args(words)
+
+
+def test_its_run_file_and_its_split_file_are_accepted(tmp_path):
+    for language, name in (("yaml", "screen.yaml"), ("toml", "screen_split.toml")):
+        (block,) = blocks(language)
+        (tmp_path / name).write_text(block)
+
+    config = load_config(tmp_path / "screen.yaml", ["optim.lr=3e-4"])
+    split = read_split_file(tmp_path / config.data.split)
+
+    assert config.directory == Path("runs/screen")
+    assert split.training == ("screen",)
+
+
+def test_its_state_tx_train_command_is_accepted():
+    (words,) = [words[2:] for words in commands() if any(word.startswith("data.kwargs.") for word in words)]
+
+    config = load_config(None, words)
+
+    assert (config.data.perturbation_column, config.trainer.max_steps) == ("target_gene", 40000)

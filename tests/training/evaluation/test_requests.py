@@ -1,0 +1,103 @@
+"""Tables of what to predict: what is read, and what is refused with its line."""
+
+import numpy as np
+import pytest
+
+from training.cells import Condition
+from training.evaluation.requests import Request, requests_of_split, requests_of_table
+from training.refusal import Refused
+
+KNOWN = ("KLF1", "TGFBR2", "CEBPA", "KLF1+TGFBR2", "control")
+HEADER = "perturbation,cell_type,n_cells\n"
+
+
+@pytest.fixture
+def screen(make_screen):
+    cells = np.zeros((3, 2))
+    return make_screen({
+        ("norman", "k562", "control", "train"): cells,
+        ("norman", "k562", "KLF1", "test"): cells,
+        ("norman", "k562", "CEBPA", "test"): cells[:2],
+        ("replogle", "rpe1", "control", "train"): cells,
+        ("replogle", "k562", "control", "train"): cells,
+        ("replogle", "rpe1", "KLF1", "val"): cells,
+    })  # fmt: skip
+
+
+@pytest.fixture
+def read(screen, tmp_path):
+    def read(text, name="ask.csv"):
+        path = tmp_path / name
+        path.write_text(text)
+        return requests_of_table(path, screen, KNOWN)
+
+    return read
+
+
+def test_a_split_asks_for_as_many_cells_as_it_has(screen):
+    assert requests_of_split(screen, "test") == (
+        Request(Condition("norman", "k562", "CEBPA"), 2),
+        Request(Condition("norman", "k562", "KLF1"), 3),
+    )
+    with pytest.raises(Refused, match=r"screen.toml: no perturbed cells are in split train \(splits with some: val, test\)"):
+        requests_of_split(screen, "train")
+
+
+@pytest.mark.parametrize("name", ["ask.csv", "ask.tsv"])
+def test_a_table_in_any_order_of_columns(read, name):
+    text = "\ufeffn_cells, cell_type ,perturbation\n5,rpe1, KLF1\n\n1000000,rpe1,KLF1+TGFBR2\n"
+
+    requests = read(text if name == "ask.csv" else text.replace(",", "\t"), name)
+
+    assert requests == (
+        Request(Condition("replogle", "rpe1", "KLF1"), 5),
+        Request(Condition("replogle", "rpe1", "KLF1+TGFBR2"), 1_000_000),
+    )
+
+
+def test_a_data_set_is_named_where_it_is_needed(read):
+    header = "perturbation,cell_type,n_cells,dataset\n"
+
+    assert read(header + "KLF1,k562,5,norman\nKLF1,rpe1,5,\n")[0].condition.dataset == "norman"
+    with pytest.raises(
+        Refused, match=r"ask.csv:2: cell_type k562 is in the data sets norman, replogle: say which in a column dataset"
+    ):
+        read(HEADER + "KLF1,k562,5\n")
+    with pytest.raises(Refused, match=r"ask.csv:2: unknown dataset of k562 'norma'; did you mean norman\?"):
+        read(header + "KLF1,k562,5,norma\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (HEADER + "KLF1,rpe1,5\nTGFBR3,rpe1,5\n", r"ask.csv:3: unknown perturbation 'TGFBR3'; did you mean TGFBR2\?"),
+        (HEADER + "KLF1,rpe-l,5\n", r"ask.csv:2: unknown cell_type 'rpe-l'; did you mean rpe1\? \(accepted: k562, rpe1\)"),
+        (HEADER + "KLF1,hepg2,5\n", r"ask.csv:2: unknown cell_type 'hepg2' \(accepted: k562, rpe1\)"),
+        (HEADER + "KLF1,rpe1,0\n", r"ask.csv:2: n_cells '0': a whole number of at least 1"),
+        (HEADER + "KLF1,rpe1,2.5\n", r"ask.csv:2: n_cells '2.5': a whole number"),
+        (HEADER + "KLF1,rpe1,20000000000\n", r"ask.csv:2: n_cells '20000000000': .* at most 10,000,000"),
+        (HEADER + f"KLF1,rpe1,{'9' * 5000}\n", r"ask.csv:2: n_cells '9{40}'"),
+        (HEADER + "KLF1,rpe1,-3\n", r"ask.csv:2: n_cells '-3'"),
+        (HEADER + "KLF1,rpe1\n", r"ask.csv:2: 2 values \(KLF1, rpe1\) for 3 columns"),
+        (HEADER + "KLF1,rpe1,5\nCEBPA,rpe1,5\nKLF1,rpe1,7\n", r"ask.csv:4: KLF1 in rpe1: line 2 asks for the same condition"),
+        (HEADER, r"ask.csv: no rows below the header"),
+        ("", r"ask.csv:1: no column perturbation \(columns: none; needed: perturbation, cell_type, n_cells\)"),
+        ("perturbation,cell_type\n", r"ask.csv:1: no column n_cells \(columns: perturbation, cell_type; needed"),
+        ("perturbation,cell_type,num_cells\n", r"ask.csv:1: unknown column 'num_cells'; did you mean n_cells\?"),
+        ("perturbation,cell_type,n_cells,n_cells\n", r"ask.csv:1: column n_cells stands there 2 times"),
+        ('perturbation,cell_type,n_cells\n"KLF1,rpe1,5\n', r"ask.csv: not a readable table"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_predicted_is_refused_with_its_line(read, text, message):
+    with pytest.raises(Refused, match=message):
+        read(text)
+
+
+def test_files_that_are_no_tables(screen, tmp_path):
+    with pytest.raises(Refused, match=r"ask.xlsx: a table of what to predict ends in .csv or .tsv"):
+        requests_of_table(tmp_path / "ask.xlsx", screen, KNOWN)
+    with pytest.raises(Refused, match=r"ask.csv: no such table"):
+        requests_of_table(tmp_path / "ask.csv", screen, KNOWN)
+    (tmp_path / "ask.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(Refused, match=r"ask.csv: not a readable table"):
+        requests_of_table(tmp_path / "ask.csv", screen, KNOWN)

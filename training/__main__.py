@@ -1,0 +1,208 @@
+"""The command line: `training VERB`. Exit codes: 0 done, 1 failed, 2 the user's input was refused."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from training.config import RunConfig
+from training.config_loader import load_config
+from training.data.simulation_settings import Simulation
+from training.refusal import Failed, Refused
+
+Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns: the exit code.
+    """
+    chosen = _parsed(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.captureWarnings(True)
+    try:
+        verb: Callable[[argparse.Namespace], None] = chosen.verb
+        verb(chosen)
+    except Refused as refusal:
+        print(f"refused: {refusal}", file=sys.stderr)
+        return 2
+    except Failed as failure:
+        print(f"failed: {failure}", file=sys.stderr)
+        return 1
+    except OSError as failure:  # a disk that fills up or goes away under a run
+        print(f"failed: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted {interrupt}; resume=true goes on from the newest checkpoint", file=sys.stderr)
+        return 1
+    return 0
+
+
+def command() -> None:
+    """The console script: `main`, then out.
+
+    After a failure nothing is tidied up: HDF5 crashes at exit (139 instead of 1) where a full disk kept it from closing a file.
+    """
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == 1:
+        os._exit(code)
+    sys.exit(code)
+
+
+def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The verb and its words; argparse alone refuses settings that come after an option."""
+    chosen, rest = parser().parse_known_args(arguments)
+    if rest:
+        if not hasattr(chosen, "settings") or any(word.startswith("-") or "=" not in word for word in rest):
+            parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        chosen.settings += rest
+    return chosen
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs with their options; each has an example."""
+    top = argparse.ArgumentParser(prog="training", description="Train, predict with and judge virtual-cell models.")
+    verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
+    _add_training_verbs(verbs)
+    _add_result_verbs(verbs)
+    _add_simulate(verbs)
+    return top
+
+
+def _add_training_verbs(verbs: Verbs) -> None:
+    _run_file(_verb(verbs, "fit", _fit, "train a model", "training fit configs/runs/demo.yaml optim.lr=3e-4"))
+    run = _verb(verbs, "check", _check, "do everything but train", "training check configs/runs/demo.yaml")
+    _run_file(run)
+    run.add_argument(
+        "--write-features",
+        type=Path,
+        metavar="FILE",
+        help="first write a new features file (.npz, .pt or .safetensors): which genes each perturbation of the data names",
+    )
+    joins = "what joins genes in a perturbation's name, for --write-features (default: +)"
+    run.add_argument("--separator", default="+", help=joins)
+    example = "training show-config configs/runs/demo.yaml optim.lr=3e-4"
+    _run_file(_verb(verbs, "show-config", _show_config, "print the resolved configuration and its plan", example))
+
+
+def _add_result_verbs(verbs: Verbs) -> None:
+    example = "training predict runs/demo --output cells.h5ad --table wanted.csv"
+    run = _verb(verbs, "predict", _predict, "write predicted cells", example)
+    _trained_run(run)
+    run.add_argument("--output", type=Path, required=True, metavar="OUT.h5ad", help="file to write")
+    table = "CSV or TSV with perturbation, cell_type, n_cells (instead of a split)"
+    run.add_argument("--table", type=Path, metavar="FILE", help=table)
+    _trained_run(
+        _verb(verbs, "evaluate", _evaluate, "judge the model beside the baselines", "training evaluate runs/demo --split test")
+    )
+    run = _verb(verbs, "report", _report, "write report.html of a run", "training report runs/demo")
+    run.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run")
+
+
+def _add_simulate(verbs: Verbs) -> None:
+    example = "training simulate runs/cells.h5ad n_cells=20000"
+    run = _verb(verbs, "simulate", _simulate, "write simulated cells with known truth", example)
+    beside = "file to write; OUT_features.npz and OUT_split.toml go beside it"
+    run.add_argument("output", type=Path, metavar="OUT.h5ad", help=beside)
+    defaults = ", ".join(f"{field.name}={field.default}" for field in fields(Simulation))
+    run.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"what differs from {defaults}")
+
+
+def _verb(
+    verbs: Verbs,
+    name: str,
+    call: Callable[[argparse.Namespace], None],
+    sentence: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    added = verbs.add_parser(name, help=sentence, description=f"{sentence[0].upper()}{sentence[1:]}.", epilog=f"example: {example}")
+    added.set_defaults(verb=call)
+    return added
+
+
+def _run_file(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "settings",
+        nargs="*",
+        metavar="RUN.yaml | KEY=VALUE",
+        help="a run file (or configs/runs/transition.yaml), then settings laid over it; those of `state tx train` work too",
+    )
+
+
+def _trained_run(added: argparse.ArgumentParser) -> None:
+    added.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run")
+    added.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="settings laid over the run's, such as data.split=other.toml"
+    )
+    added.add_argument("--split", choices=("test", "val"), help="which held-out cells (default: test)")
+    added.add_argument("--checkpoint", metavar="WHICH", help="best, last or a step (default: model.pt, which is the best)")
+
+
+def _config(chosen: argparse.Namespace) -> RunConfig:
+    files = [word for word in chosen.settings if "=" not in word]
+    if len(files) > 1 or (files and chosen.settings[0] != files[0]):
+        raise Refused(f"command line: {files[-1]}: neither KEY=VALUE nor the one run file that comes first")
+    return load_config(Path(files[0]) if files else None, chosen.settings[len(files) :])
+
+
+def _fit(chosen: argparse.Namespace) -> None:
+    config = _config(chosen)  # a configuration is judged before torch is loaded
+    from training import run
+
+    run.fit(config)
+
+
+def _check(chosen: argparse.Namespace) -> None:
+    config = _config(chosen)
+    from training import run
+
+    run.check(config, chosen.write_features, chosen.separator)
+
+
+def _show_config(chosen: argparse.Namespace) -> None:
+    from training.config_text import commented_yaml
+
+    config = _config(chosen)
+    print(commented_yaml(config))
+    from training import run
+
+    print("\n".join(f"# {line}" for line in run.show_plan(config).splitlines()))
+
+
+def _predict(chosen: argparse.Namespace) -> None:
+    from training import run
+
+    if chosen.table is not None and chosen.split is not None:
+        raise Refused(f"command line: --split {chosen.split} has no effect beside --table {chosen.table}; leave one out")
+    split: Literal["val", "test"] = chosen.split or "test"
+    run.predict(chosen.run_directory, chosen.settings, chosen.output, split, chosen.table, chosen.checkpoint)
+
+
+def _evaluate(chosen: argparse.Namespace) -> None:
+    from training import run
+
+    print(run.evaluate(chosen.run_directory, chosen.settings, chosen.split or "test", chosen.checkpoint))
+
+
+def _report(chosen: argparse.Namespace) -> None:
+    from training import run
+
+    print(run.report(chosen.run_directory))
+
+
+def _simulate(chosen: argparse.Namespace) -> None:
+    from training.data.simulation import simulate
+
+    for path in simulate(Simulation.of(chosen.settings), chosen.output).paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,256 @@
+"""The folder of a run: who may begin or go on there, and the files that people and tools read.
+
+Everything below it is named by relative paths; it may be moved, copied and mirrored.
+"""
+
+import csv
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+
+from training.checkpoints.manifest import Checkpoint, complete_checkpoints, config_sha256, fixed_settings, newest_intact
+from training.config import RunConfig
+from training.config_loader import load_config
+from training.config_text import commented_yaml
+from training.refusal import Refused, some
+
+log = logging.getLogger(__name__)
+
+PACKAGES = ("torch", "lightning", "anndata", "h5py", "numpy", "geomloss", "pydantic", "omegaconf")
+
+
+@dataclass(frozen=True)
+class Start:
+    """What run.json records of a start."""
+
+    data_fingerprint: str
+    total_steps: int
+    device: str
+    split: dict[str, Any]
+    """The report of cells, sets and leaks per split, as plain values."""
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model_file(self) -> Path:
+        """Weights and what is needed to rebuild the model."""
+        return self.path / "model.pt"
+
+    def config(self, overrides: list[str] | None = None) -> RunConfig:
+        """The resolved configuration the run was started with, `overrides` laid over it.
+
+        Raises: Refused if this is no run directory.
+        """
+        if not (self.path / "config.yaml").is_file():
+            raise Refused(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
+        return load_config(self.path / "config.yaml", overrides or [])
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json says; empty before the first start.
+
+        Raises: Refused if the file is not what a run writes.
+        """
+        path = self.path / "run.json"
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise Refused(f"{path}: not readable as the facts of a run: {error}") from None
+        if not isinstance(facts, dict) or not isinstance(facts.get("starts"), list):
+            raise Refused(f"{path}: not the facts of a run: it has no list `starts` (accepted: what a run writes there)")
+        return facts
+
+    def refuse(self, config: RunConfig) -> None:
+        """Refuse, before any data are read, a run that could not start or go on here; leaves nothing behind.
+
+        Raises: Refused if the run has begun and neither resume nor overwrite is said; for a resume, if there is no complete
+            checkpoint or the configuration is not that of the beginning; if the folder cannot be written.
+        """
+        if config.resume:
+            self._refuse_resume(config)
+        else:
+            self._refuse_begun(config)
+        above = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise Refused(f"{self.path}: the run directory cannot be written: {above} is no writable folder (set output_dir)")
+
+    def starting_point(self, config: RunConfig, start: Start) -> Checkpoint | None:
+        """The checkpoint that the run goes on from, None for a fresh start.
+
+        Raises: Refused as `refuse` does, and if a resumed run began with other data, is longer already, or is all damaged.
+        """
+        self.refuse(config)
+        if not config.resume:
+            return None
+        checkpoint = newest_intact(self.checkpoints)
+        if checkpoint is None:
+            raise Refused(f"{self.checkpoints}: resume=true, but every checkpoint is damaged (overwrite=true starts anew)")
+        if checkpoint.manifest.config_sha256 != config_sha256(config):
+            raise Refused(
+                f"{checkpoint.folder}: resume=true, but its manifest is of another configuration than {self.path}/config.yaml"
+            )
+        begun, now = checkpoint.manifest.data_fingerprint[:12], start.data_fingerprint[:12]
+        if begun != now:
+            raise Refused(
+                f"{self.path}: resume=true, but the run began with other data (fingerprint {begun}, now {now}): "
+                f"a file of {config.data.split}, the split itself or the features have changed"
+            )
+        if checkpoint.step > start.total_steps:
+            raise Refused(
+                f"{self.path}: resume=true, but the run is at step {checkpoint.step} and trainer.max_steps (or max_epochs) asks "
+                f"for {start.total_steps} (accepted: {checkpoint.step} or more)"
+            )
+        return checkpoint
+
+    def begin(self, config: RunConfig, start: Start) -> Checkpoint | None:
+        """Claim the folder for a start or a resume, and record it; a kill in between leaves what the next start can claim.
+
+        Returns: the checkpoint to go on from, None for a fresh start.
+        Raises: Refused as `starting_point` does.
+        """
+        checkpoint = self.starting_point(config, start)
+        if checkpoint is not None and checkpoint.step < start.total_steps and config.optim.varies:
+            log.warning("resume=true: the learning rate is that of a run of %d steps from here on", start.total_steps)
+        removed = self.path.with_name(f".{self.path.name}.removed")
+        try:
+            shutil.rmtree(removed, ignore_errors=True)
+            if config.overwrite and self.path.exists():
+                self.path.rename(removed)
+                shutil.rmtree(removed)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._record(start, checkpoint)
+            fresh = config.model_copy(update={"resume": False, "overwrite": False})
+            write_text(self.path / "config.yaml", commented_yaml(fresh))
+            self.checkpoints.mkdir(exist_ok=True)
+            self._remove_stale(goes_on=checkpoint is None or checkpoint.step < start.total_steps)
+        except OSError as error:
+            raise Refused(f"{self.path}: the run directory cannot be written: {error.strerror or error} (set output_dir)") from None
+        return checkpoint
+
+    def append_validation(self, step: int, values: dict[str, float]) -> None:
+        """Add a row to eval_history.csv; a header that no longer fits starts a new file beside the old."""
+        path, header = self.path / "eval_history.csv", ["step", *values]
+        if path.exists() and path.read_text(errors="replace").partition("\n")[0].split(",") != header:
+            path.rename(path.with_suffix(f".before_step_{step}.csv"))
+        is_new = not path.exists()
+        with path.open("a", newline="") as file:
+            rows = csv.writer(file)
+            if is_new:
+                rows.writerow(header)
+            rows.writerow([step, *(repr(value) for value in values.values())])
+
+    def _refuse_begun(self, config: RunConfig) -> None:
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            return
+        if self.path.is_symlink() or not self.facts():
+            raise Refused(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
+        if config.overwrite:
+            return
+        steps = [c.step for c in complete_checkpoints(self.checkpoints)]
+        reached = f"with checkpoints of steps {some(steps)}" if steps else "without a complete checkpoint"
+        resume = "resume=true to go on, " if steps else ""
+        raise Refused(f"{self.path}: exists already, {reached} (accepted: {resume}overwrite=true to delete it, another name)")
+
+    def _refuse_resume(self, config: RunConfig) -> None:
+        if not complete_checkpoints(self.checkpoints):
+            anew = "overwrite=true" if self.path.exists() else "leave resume out"
+            raise Refused(f"{self.checkpoints}: resume=true, but there is no complete checkpoint (to start anew: {anew})")
+        self.facts()
+        begun, now = fixed_settings(self.config()), fixed_settings(config)
+        changed = [f"{key} {begun.get(key)} -> {now.get(key)}" for key in sorted(begun | now) if begun.get(key) != now.get(key)]
+        if changed:
+            raise Refused(f"{self.path}: resume=true, but the run began with another configuration: {some(changed)}")
+
+    def _remove_stale(self, goes_on: bool) -> None:
+        """Remove what a kill left half-written, and what was said of weights that are not the last ones any more."""
+        complete = {checkpoint.folder for checkpoint in complete_checkpoints(self.checkpoints)}
+        for folder in (*self.checkpoints.glob(".step=*.partial"), *self.checkpoints.glob("step=*")):
+            if folder.is_dir() and folder not in complete:
+                log.warning("%s: incomplete, removed", folder)
+                shutil.rmtree(folder)
+        for name in ("model.pt", "metrics.json", "evaluation.csv", "report.html") if goes_on else ():
+            (self.path / name).unlink(missing_ok=True)
+
+    def _record(self, start: Start, checkpoint: Checkpoint | None) -> None:
+        facts = self.facts()
+        entry = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "step": checkpoint.step if checkpoint else 0,
+            "reason": "resume=true" if checkpoint else "start",
+            "total_steps": start.total_steps,
+            "device": start.device,
+        }
+        facts |= {
+            "python": platform.python_version(),
+            "versions": {name: version(name) for name in PACKAGES},
+            "git_commit": git_commit(),
+            "data_fingerprint": start.data_fingerprint,
+            "split": start.split,
+            "starts": [*facts.get("starts", []), entry],
+        }
+        write_text(self.path / "run.json", json.dumps(facts, indent=1) + "\n")
+
+
+class JsonLines(Logger):
+    """Every logged step as one line of metrics.jsonl; appends across resumes, so that of equal steps the last line counts."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        """Lightning asks; nothing uses it."""
+        return "metrics"
+
+    @property
+    def version(self) -> int:
+        """Lightning asks; nothing uses it."""
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append one line; opened and closed each time, so that a kill loses nothing that was logged."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def log_hyperparams(self, *_: Any, **__: Any) -> None:
+        """The configuration is in config.yaml."""
+
+
+def git_commit() -> str | None:
+    """Commit of the code that runs, with `+changes` where the working tree differs; None outside a repository."""
+    here = Path(__file__).parent
+    command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
+    try:
+        described = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    except OSError:
+        return None
+    return described.stdout.strip() or None if described.returncode == 0 else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(path)

@@ -1,0 +1,46 @@
+"""Which trained weights a run offers."""
+
+import logging
+
+from training.checkpoints.callback import PAYLOAD
+from training.checkpoints.manifest import Checkpoint, best, complete_checkpoints, is_intact
+from training.checkpoints.model_file import SavedModel, load_checkpoint_model, load_model
+from training.checkpoints.run_directory import RunDirectory
+from training.refusal import Refused, some
+
+log = logging.getLogger(__name__)
+
+
+def model_at(directory: RunDirectory, which: str | None) -> SavedModel:
+    """A trained model of a run: model.pt, or (`which`) the checkpoint `best`, `last` or of a step.
+
+    Without model.pt (an unfinished run) the best checkpoint so far is taken; a damaged one is passed over with a warning.
+
+    Raises: Refused if there is none, or the step that is asked for is not there or damaged.
+    """
+    if which is None and directory.model_file.exists():
+        return load_model(directory.model_file)
+    found = complete_checkpoints(directory.checkpoints)
+    if not found:
+        raise Refused(f"{directory.path}: holds neither model.pt nor a complete checkpoint: nothing was trained here yet")
+    if which in (None, "best", "last"):
+        chosen = _intact(found, by_value=which != "last")
+    else:
+        named = {str(checkpoint.step): checkpoint for checkpoint in found}
+        if which not in named:
+            raise Refused(f"{directory.checkpoints}: no complete checkpoint {which} (accepted: best, last, {some(named)})")
+        chosen = named[which]
+        if not is_intact(chosen):
+            raise Refused(f"{chosen.folder}: damaged: a file does not have the SHA-256 of its manifest")
+    return load_checkpoint_model(chosen.folder / PAYLOAD, chosen.manifest.val_loss_total)
+
+
+def _intact(found: tuple[Checkpoint, ...], by_value: bool) -> Checkpoint:
+    left = found
+    while left:
+        chosen = (best(left) if by_value else None) or left[-1]
+        if is_intact(chosen):
+            return chosen
+        log.warning("%s: damaged: a file does not have the SHA-256 of its manifest; another checkpoint is taken", chosen.folder)
+        left = tuple(checkpoint for checkpoint in left if checkpoint is not chosen)
+    raise Refused(f"{found[-1].folder.parent}: every checkpoint is damaged")

@@ -1,0 +1,315 @@
+"""From a configuration to the cells of a run: files, table, split, values and perturbation vectors, put together and checked."""
+
+import hashlib
+import logging
+from collections import Counter
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from training.cells import CellReader, CellSet, Condition, IntArray, Representation, Sizes, Split
+from training.config import CellSetsConfig
+from training.data.h5ad import H5adFile
+from training.data.perturbations import PerturbationFeatures, features_for
+from training.data.reader import open_reader
+from training.data.sets import Groups, SetPlan, cut, group_cells, validation_batches
+from training.data.splits import assign_splits, find_files, read_split_file
+from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
+from training.refusal import Refused, some
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """What a split has of one cell type."""
+
+    dataset: str
+    cell_type: str
+    split: Split
+    n_perturbations: int
+    n_cells: int
+    """Perturbed cells."""
+    n_controls: int
+    """Controls of the cell type, which all splits draw on."""
+    n_sets: int
+    """Sets per epoch; in `train` those of controls too, unless `include_controls` is off."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """The split as it came out: printed before training and kept in `run.json`."""
+
+    rows: tuple[SplitRow, ...]
+    leaks: tuple[str, ...]
+    """Held-out conditions whose cell type and perturbation are trained on, if only in another data set."""
+    unseen: tuple[str, ...]
+    """Held-out perturbations that no training cell has; a model with one-hot vectors knows nothing of them."""
+    training_sets: tuple[tuple[int, int], ...]
+    """Length of a training set, and sets of this length per epoch; the longest first."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a run, and everything that is known of them without a model."""
+
+    config: CellSetsConfig
+    set_size: int
+    seed: int
+    table: CellTable
+    """Cells of the three splits alone."""
+    reader: CellReader
+    features: PerturbationFeatures
+    sizes: Sizes
+    input_names: tuple[str, ...]
+    """Names of the columns of the input representation."""
+    judged: Representation
+    """What metrics compare: `genes` where there is a gene decoder, else `input`."""
+    judged_names: tuple[str, ...]
+    fingerprint: str
+    """Of the files' content, the split and the perturbation vectors; where the files lie does not count."""
+
+    @property
+    def gem_group_names(self) -> tuple[str, ...]:
+        """Names by code of `table.gem_group`; none where the run names no such column."""
+        return () if self.table.gem_group is None else self.table.gem_group.names
+
+    def conditions(self, split: Split) -> tuple[Condition, ...]:
+        """Perturbed conditions of a split, sorted; the control is none."""
+        return tuple(c for s, c in self._by_condition if s == split and c.perturbation != self.table.control)
+
+    def cells_of(self, condition: Condition, split: Split) -> IntArray:
+        """Cells of a condition in a split. Shape: (N,)."""
+        return self._by_condition.get((split, condition), np.empty(0, np.int64))
+
+    def controls_of(self, condition: Condition) -> IntArray:
+        """Controls of the condition's cell type in its data set. Shape: (N,)."""
+        return self.cells_of(replace(condition, perturbation=self.table.control), "train")
+
+    def plan(self, batch_size: int) -> SetPlan:
+        """The stream of training batches.
+
+        Raises: Refused if there is no cell to train on, or no group fills a set.
+        """
+        return SetPlan(self._training, self.set_size, batch_size, self.seed)
+
+    def validation(self, batch_size: int) -> list[list[CellSet]]:
+        """Batches of the fixed validation sets; none with `validation: none`.
+
+        Raises: Refused if the split that validates has no cells.
+        """
+        if self._validation is None:
+            return []
+        return validation_batches(self._validation, self.set_size, batch_size, self.seed, self.config.max_validation_sets)
+
+    def check_trainable(self) -> None:
+        """Refuse before anything is written what `plan` and `validation` would refuse.
+
+        Raises: Refused naming the split file and what is missing in it.
+        """
+        _ = self._training, self._validation
+
+    @cached_property
+    def report(self) -> SplitReport:
+        """What is in which split, and what of the held-out conditions is seen in training."""
+        seen = {(c.cell_type, c.perturbation): c for c in self.conditions("train")}
+        trained = {perturbation for _, perturbation in seen}
+        held_out = [(split, condition) for split in SPLITS[1:] for condition in self.conditions(split)]
+        leaks = []
+        for split, condition in held_out:
+            if (condition.cell_type, condition.perturbation) in seen:
+                other = seen[condition.cell_type, condition.perturbation]
+                where = f"in data set {other.dataset}" if other.dataset != condition.dataset else "there too"
+                leaks.append(f"{split}: {_words(condition)}: trained on {where} ({len(self.cells_of(other, 'train'))} cells)")
+        unseen = tuple(sorted({condition.perturbation for _, condition in held_out} - trained))
+        rows, lengths = self._counts()
+        return SplitReport(rows, tuple(leaks), unseen, tuple(sorted(lengths.items(), reverse=True)))
+
+    def summary(self) -> str:
+        """The report as text."""
+        head = ("data set", "cell type", "split", "perturbations", "cells", "controls", "sets")
+        rows = [head, *(tuple(_shown(value) for value in vars(row).values()) for row in self.report.rows)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+        lines = [
+            "  " + "  ".join(word.ljust(w) if i < 3 else word.rjust(w) for i, (word, w) in enumerate(zip(row, widths, strict=True)))
+            for row in rows
+        ]
+        sets = ", ".join(f"{number:,} of {length}" for length, number in self.report.training_sets)
+        lines.append(f"Training sets per epoch: {sets or 'none'} cells; a group that fills no full set gives shorter ones")
+        leaks = self.report.leaks
+        lines.append(f"Leak check: {len(leaks)} held-out conditions are trained on" + (": " + some(leaks) if leaks else ""))
+        if self.report.unseen:
+            lines.append(f"Never trained on in any cell type: {some(self.report.unseen)}")
+        if self.config.validation == "test":
+            lines.append("Validation uses the test cells, as data.validation says: the test is no longer held out")
+        return "\n".join(["Cells per split", *lines])
+
+    @cached_property
+    def _by_condition(self) -> dict[tuple[Split, Condition], IntArray]:
+        """Cells of each condition in each split; sorted, since names are."""
+        table = self.table
+        found: dict[tuple[Split, Condition], IntArray] = {}
+        for split in SPLITS:
+            groups = group_cells(table, table.is_in(split), "cell_type")
+            for cells in np.split(groups.cells, groups.starts[1:-1]) if len(groups.cells) else ():
+                found[split, table.condition(cells[0])] = cells
+        return found
+
+    @cached_property
+    def _training(self) -> Groups:
+        chosen = self._sampled("train")
+        if not chosen.any():
+            raise Refused(f"{self.config.split}: no cell is left to train on; name a data set in [training] or hold out less")
+        groups = self._groups("train", chosen)
+        largest = int(groups.sizes.max())
+        if largest < self.set_size:
+            cells = groups.cells[groups.starts[groups.sizes.argmax()] :]
+            raise Refused(
+                f"{self.config.split}: set_size {self.set_size} is larger than every group of training cells; the largest, "
+                f"{_words(self.table.condition(cells[0]))}, has {largest} (accepted: 2 to {largest})"
+            )
+        return groups
+
+    @cached_property
+    def _validation(self) -> Groups | None:
+        if self.config.validation == "none":
+            return None
+        split: Split = "val" if self.config.validation == "split" else "test"
+        chosen = self.table.is_in(split)
+        if not chosen.any():
+            have = ", ".join(f"{name}: {int(self.table.is_in(name).sum())} cells" for name in SPLITS)
+            raise Refused(
+                f"{self.config.split}: no cell is in {split} ({have}), but data.validation is {self.config.validation}; hold some "
+                "out, or say data.validation: none, or data.validation: test (then the test is no longer held out)"
+            )
+        return self._groups(split, chosen)
+
+    def _sampled(self, split: Split) -> BoolArray:
+        """Cells of a split that are in sets."""
+        chosen = self.table.is_in(split)
+        return chosen if self.config.include_controls else chosen & ~self.table.is_control
+
+    def _groups(self, split: Split, chosen: BoolArray) -> Groups:
+        groups = group_cells(self.table, chosen, self.config.control_matching)
+        if groups.n_unmatched:
+            log.info(
+                "%s: %d of %d groups have no control in their GEM group; their controls share the cell type",
+                split, groups.n_unmatched, len(groups.sizes),
+            )  # fmt: skip
+        return groups
+
+    def _counts(self) -> tuple[tuple[SplitRow, ...], Counter[int]]:
+        """Rows of the report, and number of training sets by length."""
+        lengths: Counter[int] = Counter()
+        n_perturbations: Counter[tuple[str, str, Split]] = Counter()
+        n_cells: Counter[tuple[str, str, Split]] = Counter()
+        n_sets: Counter[tuple[str, str, Split]] = Counter()
+        for (split, condition), cells in self._by_condition.items():
+            if condition.perturbation != self.table.control:
+                n_perturbations[condition.dataset, condition.cell_type, split] += 1
+                n_cells[condition.dataset, condition.cell_type, split] += len(cells)
+        for split in SPLITS:
+            groups = group_cells(self.table, self._sampled(split), self.config.control_matching)
+            for first, size in zip(groups.cells[groups.starts[:-1]], groups.sizes, strict=True):
+                condition, sets = self.table.condition(first), cut(int(size), self.set_size)
+                n_sets[condition.dataset, condition.cell_type, split] += len(sets)
+                lengths.update(sets if split == "train" else ())
+        rows = [
+            SplitRow(*at, n_perturbations[at], n_cells[at], len(self.controls_of(Condition(*at[:2], ""))), n_sets[at])
+            for at in sorted(n_sets, key=lambda at: (*at[:2], SPLITS.index(at[2])))
+        ]
+        return tuple(rows), lengths
+
+
+def open_cells(config: CellSetsConfig, set_size: int, seed: int) -> Cells:
+    """Read the split file and the labels of all cells, open the values, and check that they fit together.
+
+    Raises: Refused naming file, key or column, value, and what is accepted.
+    """
+    split = read_split_file(Path(config.split))
+    files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
+    table = read_table(files, config)
+    table = replace(table, split=assign_splits(split, table))
+    table = table.keep(table.split != UNUSED)
+    features, dropped = features_for(config, table.perturbation.names)
+    table = table.keep(~np.isin(table.perturbation.codes, [table.perturbation.names.index(name) for name in dropped]))
+    _check_controls(table, config)
+    _report_mixed_files(table)
+    by_path = {str(file.path): file for group in files.values() for file in group}
+    used = [by_path[path] for path in table.file.names]
+    reader, genes = open_reader(config, used, table.file.codes.astype(np.int64), table.row)
+    return Cells(
+        config=config,
+        set_size=set_size,
+        seed=seed,
+        table=table,
+        reader=reader,
+        features=features,
+        sizes=Sizes(
+            input_dim=genes.input_dim,
+            perturbation_dim=features.vectors.shape[1],
+            num_decoder_genes=None if genes.decoder_names is None else len(genes.decoder_names),
+            num_gem_groups=0 if table.gem_group is None else len(table.gem_group.names),
+        ),
+        input_names=genes.input_names,
+        judged="input" if genes.decoder_names is None else "genes",
+        judged_names=genes.input_names if genes.decoder_names is None else genes.decoder_names,
+        fingerprint=_fingerprint(used, table, features),
+    )
+
+
+def perturbations_of(config: CellSetsConfig) -> tuple[str, ...]:
+    """Names of all perturbations in the files of a split file, the control among them, sorted; reads no values.
+
+    Raises: Refused as `open_cells` does for split file, files and columns.
+    """
+    split = read_split_file(Path(config.split))
+    files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
+    return read_table(files, config).perturbation.names
+
+
+def _check_controls(table: CellTable, config: CellSetsConfig) -> None:
+    """Refuse a cell type whose perturbed cells have no control to start from."""
+    cell_type = key(table.dataset, table.cell_type)
+    for missing in np.setdiff1d(cell_type, cell_type[table.is_control]):
+        cells = np.flatnonzero(cell_type == missing)
+        condition = table.condition(cells[0])
+        paths = sorted({table.file.names[code] for code in np.unique(table.file.codes[cells])})
+        raise Refused(
+            f"{some(paths)}: the {len(cells)} cells of cell type {condition.cell_type!r} have no control: none of them is "
+            f"{config.control!r} in obs/{config.perturbation_column}; add controls, or leave the cell type out of {config.split}"
+        )
+
+
+def _report_mixed_files(table: CellTable) -> None:
+    """Say which cell types have cells of several files in their sets: cell-load would keep the files apart."""
+    pairs = np.unique(np.stack([table.dataset.codes, table.cell_type.codes, table.file.codes]), axis=1)
+    contexts = Counter((table.dataset.names[dataset], table.cell_type.names[cell_type]) for dataset, cell_type, _ in pairs.T)
+    mixed = [f"{dataset}.{cell_type} ({n})" for (dataset, cell_type), n in contexts.items() if n > 1]
+    if mixed:
+        log.info(
+            "cells of several files share sets and controls in %s; name the files as data sets to keep them apart", some(mixed)
+        )
+
+
+def _fingerprint(files: list[H5adFile], table: CellTable, features: PerturbationFeatures) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.fingerprint().encode())
+    for labels in (table.dataset, table.cell_type, table.perturbation, table.gem_group):
+        if labels is not None:
+            digest.update("\0".join(labels.names).encode() + labels.codes.tobytes())
+    for array in (table.file.codes, table.row, table.split, features.vectors):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    digest.update("\0".join(features.names).encode())
+    return digest.hexdigest()[:32]
+
+
+def _words(condition: Condition) -> str:
+    return f"{condition.perturbation} in {condition.dataset}.{condition.cell_type}"
+
+
+def _shown(value: str | int) -> str:
+    return value if isinstance(value, str) else f"{value:,}"

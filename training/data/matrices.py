@@ -1,0 +1,74 @@
+"""Rows of a matrix on disk, dense or CSR, as dense float32; what lies together is read at once."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import scipy.sparse as sp
+
+from training.cells import FloatArray, IntArray
+from training.refusal import Refused
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense matrix on disk."""
+
+    array: h5py.Dataset
+    n_columns: int
+
+    def read(self, unique: IntArray, inverse: IntArray, columns: IntArray | None) -> FloatArray:
+        """Rows `unique` (sorted), then in the order `inverse`.
+
+        Shape: unique (U,), inverse (N,), columns (G,) or None -> (N, G) or (N, n_columns).
+        """
+        out = np.empty((len(unique), self.n_columns if columns is None else len(columns)), np.float32)
+        for first, last in _runs(unique):
+            block = self.array[unique[first] : unique[last - 1] + 1]
+            out[first:last] = block if columns is None else block[:, columns]
+        return out if np.array_equal(inverse, np.arange(len(unique))) else out[inverse]
+
+
+@dataclass(frozen=True)
+class Csr:
+    """A CSR matrix: values and columns on disk, the starts of the rows in memory."""
+
+    data: h5py.Dataset | npt.NDArray[Any]
+    indices: h5py.Dataset | npt.NDArray[Any]
+    indptr: IntArray
+    n_columns: int
+    where: str
+
+    def read(self, unique: IntArray, inverse: IntArray, columns: IntArray | None) -> FloatArray:
+        """Rows `unique` (sorted), then in the order `inverse`.
+
+        Shape: unique (U,), inverse (N,), columns (G,) or None -> (N, G) or (N, n_columns).
+        Raises: Refused for column indices beyond the matrix.
+        """
+        starts, stops = self.indptr[unique], self.indptr[unique + 1]
+        indptr = np.concatenate([[0], np.cumsum(stops - starts)])
+        data = np.empty(indptr[-1], self.data.dtype)
+        indices = np.empty(indptr[-1], self.indices.dtype)
+        for first, last in _runs(unique):
+            stored, wanted = slice(starts[first], stops[last - 1]), slice(indptr[first], indptr[last])
+            data[wanted] = self.data[stored]
+            indices[wanted] = self.indices[stored]
+        if len(indices) and not 0 <= indices.min() <= indices.max() < self.n_columns:  # scipy would write out of bounds
+            seen = f"column indices {indices.min()} to {indices.max()}, but {self.n_columns} columns"
+            raise Refused(f"{self.where} is damaged ({seen}); write the file again")
+        compact = sp.csr_matrix((data.astype(np.float32, copy=False), indices, indptr), (len(unique), self.n_columns))
+        return (compact if columns is None else compact[:, columns])[inverse].toarray()
+
+
+Matrix = Dense | Csr
+"""A matrix of a file, read by row."""
+
+
+def _runs(rows: IntArray) -> Iterator[tuple[int, int]]:
+    """Bounds, in `rows` (sorted, unique), of runs of consecutive numbers: each is one read."""
+    breaks = np.flatnonzero(np.diff(rows) != 1) + 1
+    return pairwise([0, *breaks.tolist(), len(rows)] if len(rows) else [])

@@ -1,0 +1,170 @@
+"""Where a run's representations lie in its files, and the reader that fetches them.
+
+| data.embed_key | data.output_space | input           | genes of the decoder                                      |
+|----------------|-------------------|-----------------|-----------------------------------------------------------|
+| null           | gene, all         | X               | none                                                      |
+| X_hvg          | gene, embedding   | obsm/X_hvg      | none                                                      |
+| X_hvg          | all               | obsm/X_hvg      | X                                                         |
+| another        | gene              | obsm/<that key> | obsm/X_hvg, or without it X at var/highly_variable        |
+| another        | all               | obsm/<that key> | X                                                         |
+| another        | embedding         | obsm/<that key> | none                                                      |
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import numpy as np
+
+from training.cells import FloatArray, IntArray, Representation
+from training.config import CellSetsConfig
+from training.data.h5ad import H5adFile
+from training.data.values import Source, check_values, read_values
+from training.refusal import Refused, some
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Genes:
+    """What the columns of the representations are."""
+
+    input_dim: int
+    """D"""
+    input_names: tuple[str, ...]
+    """Gene names, or `X_state_0`, `X_state_1`, ... for an embedding."""
+    decoder_names: tuple[str, ...] | None
+    """Names of the G genes of the decoder, or None where the run has no gene decoder."""
+
+
+@dataclass(frozen=True)
+class H5adReader:
+    """A `CellReader` of several files.
+
+    Shape: file_of_cell (N,) positions in `files`, row_of_cell (N,) rows of that file, for the N cells of the table of cells.
+    """
+
+    files: tuple[H5adFile, ...]
+    file_of_cell: IntArray
+    row_of_cell: IntArray
+    inputs: tuple[Source, ...]
+    """Where the input lies in each file."""
+    genes: tuple[Source, ...] | None
+    """Where the genes of the decoder lie in each file, or None where the run has no gene decoder."""
+
+    def read(self, representation: Representation, cells: IntArray) -> FloatArray:
+        """Values in the order asked for, repeated where an index repeats.
+
+        Shape: cells (N,) -> (N, D) for `input`, (N, G) for `genes`.
+        Raises: Refused if a value is NaN, infinite or (for genes) negative, naming file, row and column.
+        """
+        sources = self.inputs if representation == "input" else self.genes
+        assert sources is not None, "the run has no gene decoder"
+        files, rows = self.file_of_cell[cells], self.row_of_cell[cells]
+        used = np.unique(files)
+        if len(used) == 1:
+            return read_values(self.files[used[0]], sources[used[0]], rows)
+        values = np.empty((len(cells), len(sources[0].names)), np.float32)
+        for i in used:
+            values[files == i] = read_values(self.files[i], sources[i], rows[files == i])
+        return values
+
+
+def open_reader(
+    config: CellSetsConfig, files: Sequence[H5adFile], file_of_cell: IntArray, row_of_cell: IntArray
+) -> tuple[H5adReader, Genes]:
+    """Works out where the run's representations lie, checks their values, and opens a reader of them.
+
+    Args:
+        config: which representations, the names and alignment of genes, and what their values are.
+        files: the files of the run; the first gives the order of the genes.
+        file_of_cell: position in `files` of each cell in the table of cells.
+        row_of_cell: row of each cell in its file.
+
+    Raises: Refused if a file lacks a representation, files do not agree on the columns, or values are not what is expected.
+    """
+    key = config.embed_key
+    if key is None:
+        sources = [_all_genes(file, config) for file in files]
+    elif key == "X_hvg":
+        sources = [_hvg(file, config) for file in files]
+    else:
+        sources = [_embedding(file, key) for file in files]
+    inputs = _aligned(config, files, sources)
+    decoder: tuple[Source, ...] | None = None
+    if config.has_gene_decoder:
+        genes_of = _all_genes if config.output_space == "all" else _hvg_or_marked
+        decoder = _aligned(config, files, [genes_of(file, config) for file in files])
+    for found in (inputs, decoder):
+        for file, source in zip(files, found, strict=True) if found else ():
+            check_values(file, source, config.values)
+    genes = Genes(len(inputs[0].names), inputs[0].names, decoder[0].names if decoder else None)
+    return H5adReader(tuple(files), file_of_cell, row_of_cell, inputs, decoder), genes
+
+
+def _all_genes(file: H5adFile, config: CellSetsConfig) -> Source:
+    return Source(None, None, file.gene_names(config.gene_name_column), are_genes=True)
+
+
+def _hvg(file: H5adFile, config: CellSetsConfig) -> Source:
+    return Source("X_hvg", None, file.hvg_names(file.obsm_width("X_hvg"), config.gene_name_column), are_genes=True)
+
+
+def _hvg_or_marked(file: H5adFile, config: CellSetsConfig) -> Source:
+    if file.has_obsm("X_hvg"):
+        return _hvg(file, config)
+    names, marked = file.gene_names(config.gene_name_column), file.highly_variable()
+    return Source(None, marked, tuple(names[i] for i in marked), are_genes=True)
+
+
+def _embedding(file: H5adFile, key: str) -> Source:
+    return Source(key, None, tuple(f"{key}_{i}" for i in range(file.obsm_width(key))), are_genes=False)
+
+
+def _aligned(config: CellSetsConfig, files: Sequence[H5adFile], sources: Sequence[Source]) -> tuple[Source, ...]:
+    """The sources with the same columns in every file."""
+    first = sources[0]
+    odd = next((i for i, source in enumerate(sources) if source.names != first.names), None)
+    if odd is None:
+        return tuple(sources)
+    if not first.are_genes:
+        raise Refused(
+            f"{first.where} has {len(first.names)} columns in {files[0].path} and {len(sources[odd].names)} in {files[odd].path}; "
+            "an embedding must have the same width in all files"
+        )
+    if config.gene_alignment == "refuse":
+        raise Refused(_difference(files[0], first, files[odd], sources[odd]))
+    shared = set(first.names).intersection(*(source.names for source in sources))
+    names = tuple(name for name in first.names if name in shared)
+    if not names:
+        raise Refused(
+            f"{files[0].path} and {files[odd].path} have no gene of {first.where} in common; {_examples(first, sources[odd])}"
+        )
+    for file, source in zip(files, sources, strict=True):
+        had, kept = len(source.names), len(names)
+        log.info("%s: %d of %d genes of %s are in all files, %d left out", file.path, kept, had, source.where, had - kept)
+    return tuple(_select(source, names) for source in sources)
+
+
+def _select(source: Source, names: tuple[str, ...]) -> Source:
+    if source.names == names:
+        return source
+    position = {name: i for i, name in enumerate(source.names)}
+    chosen = np.array([position[name] for name in names])
+    return replace(source, columns=chosen if source.columns is None else source.columns[chosen], names=names)
+
+
+def _difference(file: H5adFile, first: Source, other_file: H5adFile, other: Source) -> str:
+    n_first, n_other = len(set(first.names) - set(other.names)), len(set(other.names) - set(first.names))
+    differing = [i for i, (a, b) in enumerate(zip_longest(first.names, other.names)) if a != b]
+    a, b = (f"{s.names[differing[0]]!r}" if differing[0] < len(s.names) else "missing" for s in (first, other))
+    kinds = f"{n_first} genes are only in the first, {n_other} only in the second" if n_first or n_other else "the order differs"
+    return (
+        f"{file.path} and {other_file.path} differ in the genes of {first.where}: column {differing[0]} is {a} in the first and "
+        f"{b} in the second, {len(differing)} columns differ; {kinds}; set data.gene_alignment: by_name to keep the shared genes"
+    )
+
+
+def _examples(first: Source, other: Source) -> str:
+    return f"the first has {some(first.names, 3)}, the second {some(other.names, 3)}; data.gene_name_column may name them alike"

@@ -1,0 +1,129 @@
+"""What is to be predicted: the conditions of a split, or the rows of a table."""
+
+import csv
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from training.cells import Condition, Split
+from training.data.assemble import Cells
+from training.data.table import CellTable
+from training.refusal import Refused, did_you_mean, some
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+REQUIRED = ("perturbation", "cell_type", "n_cells")
+OPTIONAL = ("dataset",)
+MAX_CELLS_A_ROW = 10_000_000
+"""More than any screen has of one condition; a slip of the finger would otherwise fill the memory."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """So many predicted cells of one condition."""
+
+    condition: Condition
+    n_cells: int
+
+
+def requests_of_split(cells: Cells, split: Split) -> tuple[Request, ...]:
+    """As many predicted cells for every condition of a split as it has real ones.
+
+    Raises: Refused if the split has no perturbed cells.
+    """
+    requests = [Request(condition, len(cells.cells_of(condition, split))) for condition in cells.conditions(split)]
+    if not requests:
+        having = [name for name in ("train", "val", "test") if cells.conditions(name)]
+        raise Refused(f"{cells.config.split}: no perturbed cells are in split {split} (splits with some: {', '.join(having)})")
+    return tuple(requests)
+
+
+def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) -> tuple[Request, ...]:
+    """The rows of a .csv or .tsv with the columns perturbation, cell_type, n_cells and, where it is needed, dataset.
+
+    `perturbations` are the names that the model has vectors for: those of the data, and those of the features file.
+
+    Raises: Refused naming file, line, value and what is accepted, for the first row that cannot be predicted.
+    """
+    contexts, known = _contexts(cells.table), frozenset(perturbations)
+    line_of: dict[Condition, int] = {}
+    requests = []
+    for line, row in _rows(path):
+        where = f"{path}:{line}"
+        if row["perturbation"] not in known:
+            raise Refused(_unknown(where, "perturbation", row["perturbation"], perturbations))
+        condition = Condition(_dataset(where, row, contexts), row["cell_type"], row["perturbation"])
+        if condition in line_of:
+            raise Refused(f"{where}: {_told(row)}: line {line_of[condition]} asks for the same condition; put them into one row")
+        line_of[condition] = line
+        requests.append(Request(condition, _n_cells(where, row["n_cells"])))
+    if not requests:
+        raise Refused(f"{path}: no rows below the header, so there is nothing to predict")
+    return tuple(requests)
+
+
+def _contexts(table: CellTable) -> dict[str, tuple[str, ...]]:
+    """Cell type -> data sets that have it, and controls of it with it (`assemble.py` refuses cell types without)."""
+    pairs = np.unique(np.stack([table.cell_type.codes, table.dataset.codes]), axis=1).T
+    contexts: dict[str, tuple[str, ...]] = {}
+    for cell_type, dataset in pairs:
+        name = table.cell_type.names[cell_type]
+        contexts[name] = (*contexts.get(name, ()), table.dataset.names[dataset])
+    return contexts
+
+
+def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+    if path.suffix not in SEPARATORS:
+        raise Refused(f"{path}: a table of what to predict ends in {' or '.join(SEPARATORS)}")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, delimiter=SEPARATORS[path.suffix], strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
+    except FileNotFoundError:
+        raise Refused(f"{path}: no such table") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise Refused(f"{path}: not a readable table: {error}") from None
+    _, header = lines[0] if lines else (0, [])
+    _check_header(path, header)
+    for line, row in lines[1:]:
+        if len(row) != len(header):
+            raise Refused(f"{path}:{line}: {len(row)} values ({some(row)}) for {len(header)} columns ({', '.join(header)})")
+    return [(line, dict(zip(header, row, strict=True))) for line, row in lines[1:]]
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    accepted = (*REQUIRED, *OPTIONAL)
+    for column in header:
+        if column not in accepted:
+            raise Refused(_unknown(f"{path}:1", "column", column, accepted))
+        if header.count(column) > 1:
+            raise Refused(f"{path}:1: column {column} stands there {header.count(column)} times")
+    for column in REQUIRED:
+        if column not in header:
+            raise Refused(f"{path}:1: no column {column} (columns: {', '.join(header) or 'none'}; needed: {', '.join(REQUIRED)})")
+
+
+def _dataset(where: str, row: Mapping[str, str], contexts: Mapping[str, tuple[str, ...]]) -> str:
+    if row["cell_type"] not in contexts:
+        raise Refused(_unknown(where, "cell_type", row["cell_type"], contexts))
+    datasets, dataset = contexts[row["cell_type"]], row.get("dataset", "")
+    if dataset and dataset not in datasets:
+        raise Refused(_unknown(where, f"dataset of {row['cell_type']}", dataset, datasets))
+    if not dataset and len(datasets) > 1:
+        raise Refused(f"{where}: cell_type {row['cell_type']} is in the data sets {some(datasets)}: say which in a column dataset")
+    return dataset or datasets[0]
+
+
+def _n_cells(where: str, value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) <= len(str(MAX_CELLS_A_ROW)) and 0 < int(value) <= MAX_CELLS_A_ROW):
+        raise Refused(f"{where}: n_cells {value[:40]!r}: a whole number of at least 1 and at most {MAX_CELLS_A_ROW:,} is wanted")
+    return int(value)
+
+
+def _unknown(where: str, what: str, value: str, accepted: Collection[str]) -> str:
+    return f"{where}: unknown {what} {value!r}{did_you_mean(value, accepted)} (accepted: {some(accepted)})"
+
+
+def _told(row: Mapping[str, str]) -> str:
+    return f"{row['perturbation']} in {row['cell_type']}"

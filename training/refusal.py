@@ -1,0 +1,38 @@
+"""The two ways a run ends with one message instead of a traceback, and the nearest match that goes into a refusal."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Refused(ValueError):
+    """The user's input cannot be used; the command line prints the message alone and exits with 2.
+
+    A message names the file, the key or row, the value, and what is accepted.
+    """
+
+
+class Failed(RuntimeError):
+    """The run could not go on (a full disk, a loss that is not finite); the command line prints the message and exits with 1."""
+
+
+def did_you_mean(value: str, accepted: Iterable[str], limit: int = 3) -> str:
+    """`; did you mean A or B?` for the accepted words nearest to `value`, or an empty text where none is near.
+
+    Case and the characters ` _-.` count for nothing in the comparison; up to `limit` words are named.
+    """
+    by_folded: dict[str, str] = {}
+    for word in accepted:
+        by_folded.setdefault(_folded(word), word)
+    near = get_close_matches(_folded(value), by_folded, n=limit, cutoff=0.6)
+    return f"; did you mean {' or '.join(by_folded[word] for word in near)}?" if near else ""
+
+
+def some(words: Iterable[object], limit: int = 10) -> str:
+    """The first `limit` of `words` in a row, with the number of those left out."""
+    listed = [str(word) for word in words]
+    rest = len(listed) - limit
+    return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _folded(word: str) -> str:
+    return "".join(character for character in word.casefold() if character not in " _-.")
