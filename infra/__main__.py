@@ -1,0 +1,39 @@
+"""What `pulumi up` runs: wires the parts of one stack together; what the stack is stands in its file under configs/stacks."""
+
+import pulumi
+
+from infra.machine import Machine
+from infra.network import Network
+from infra.stack import stack_settings, storage_outputs
+from infra.stack_config import PROJECT, MachineSettings, StorageSettings
+from infra.storage import Storage
+
+pulumi.require_pulumi_version(">=3.250.0")
+
+
+def storage_stack(settings: StorageSettings) -> None:
+    """What stays."""
+    storage = Storage("storage", settings, settings.labels(pulumi.get_stack()))
+    pulumi.export("project", settings.project)
+    pulumi.export("region", settings.location)
+    pulumi.export("bucket", storage.bucket)
+    pulumi.export("service_account", storage.service_account)
+    pulumi.export("secrets", list(settings.secrets))
+
+
+def machine_stack(settings: MachineSettings) -> None:
+    """What comes and goes."""
+    stack = pulumi.get_stack()
+    name = f"{PROJECT}-{stack}"
+    storage = storage_outputs(settings)
+    network = Network("network", settings, name)
+    machine = Machine("machine", settings, storage, network, name, settings.labels(stack))
+    for key, value in machine.outputs(storage).items():
+        pulumi.export(key, value)
+
+
+settings = stack_settings()
+if isinstance(settings, StorageSettings):
+    storage_stack(settings)
+else:
+    machine_stack(settings)

@@ -1,0 +1,72 @@
+"""What a stack tells the rest of the world: all that `bootstrap` knows of the cloud."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+from infra.refusal import Refused
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    @classmethod
+    def of(cls, values: Mapping[str, Any], stack: str) -> Self:
+        """From `pulumi stack output --json`, or from a StackReference.
+
+        Raises: Refused if the stack is not up, or is of the other kind.
+        """
+        missing = [field.name for field in fields(cls) if field.name not in values]
+        if missing:
+            raise Refused(
+                f"stack {stack} has no output {missing[0]}: it is not up yet, or of another kind; run: pulumi up --stack {stack}"
+            )
+        return cls(**{field.name: _plain(values[field.name]) for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class StorageOutputs(_Outputs):
+    """What the storage stack offers to machines.
+
+    `secrets` are names of Secret Manager secrets, never their values.
+    """
+
+    project: str
+    region: str
+    bucket: str
+    service_account: str
+    secrets: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class MachineOutputs(_Outputs):
+    """What there is to know of a rented machine.
+
+    `ssh_user` is None with OS Login: gcloud knows the name. `ssh_proxy` is a command, `%p` in it the port, or None for a direct
+    connection.
+
+    Units: `usd_per_hour` US dollars, while it runs, without disks, of the month `price_of`.
+    """
+
+    name: str
+    instance_id: str
+    project: str
+    zone: str
+    ssh_user: str | None
+    ssh_host: str
+    ssh_port: int
+    ssh_proxy: str | None
+    bucket: str
+    service_account: str
+    secrets: tuple[str, ...]
+    machine_type: str
+    provisioning: str
+    usd_per_hour: float
+    price_of: str
+    max_run_seconds: int
+
+
+def _plain(value: Any) -> Any:
+    """Pulumi carries all numbers as floats, and tuples as lists."""
+    if isinstance(value, list):
+        return tuple(value)
+    return int(value) if isinstance(value, float) and value.is_integer() else value

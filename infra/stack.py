@@ -1,0 +1,61 @@
+"""What the engine tells a program of ours: the stack's settings, and what the storage stack offers; a refusal is one sentence."""
+
+from pathlib import Path
+
+import pulumi
+import yaml
+
+from infra.outputs import StorageOutputs
+from infra.refusal import Refused
+from infra.stack_config import PROJECT, MachineSettings, StackSettings, project_config, read_settings
+
+STACK_FILES = Path(__file__).parent.parent / "configs" / "stacks"
+
+
+def stack_settings() -> StackSettings:
+    """The settings of the stack at hand.
+
+    Raises: pulumi.RunError, which the engine shows without a traceback.
+    """
+    stack = pulumi.get_stack()
+    ours, google = pulumi.Config(PROJECT), pulumi.Config("gcp")
+    told = {f"{PROJECT}:{key}": ours.get(key) for key in project_config() if ours.get(key) is not None}
+    try:
+        return read_settings(stack, {**_unknown_keys(stack), **told, "gcp:project": google.get("project")})
+    except Refused as refusal:
+        raise pulumi.RunError(str(refusal)) from None
+
+
+def _unknown_keys(stack: str) -> dict[str, str]:
+    """Keys of the stack's file that Pulumi.yaml does not declare: the engine lets them pass, without effect."""
+    file = STACK_FILES / f"Pulumi.{stack}.yaml"
+    config = (yaml.safe_load(file.read_text()) or {}).get("config") if file.exists() else None
+    declared = {f"{PROJECT}:{key}" for key in project_config()}
+    return {key: str(value) for key, value in (config or {}).items() if key.startswith(f"{PROJECT}:") and key not in declared}
+
+
+def storage_outputs(settings: MachineSettings) -> pulumi.Output[StorageOutputs]:
+    """What the storage stack offers; a machine stack has no other path to it.
+
+    Raises: pulumi.RunError in the output, if that stack is not up, or stands elsewhere.
+    """
+    name = settings.storage_stack
+    reference = pulumi.StackReference("storage", stack_name=f"{pulumi.get_organization()}/{PROJECT}/{name}")
+
+    def checked(values: dict[str, object]) -> StorageOutputs:
+        try:
+            outputs = StorageOutputs.of(values, name)
+        except Refused as refusal:
+            raise pulumi.RunError(str(refusal)) from None
+        if outputs.project != settings.project:
+            raise pulumi.RunError(
+                f"gcp:project: {settings.project}: stack {name} is of project {outputs.project} (accepted: the same in both)"
+            )
+        if outputs.region != settings.region and not settings.other_regions:
+            raise pulumi.RunError(
+                f"incubator:zone: {settings.zone}: the bucket of stack {name} is in {outputs.region} (accepted: a zone of "
+                f"{outputs.region}, or incubator:otherRegions: true, which pays for the traffic)"
+            )
+        return outputs
+
+    return reference.outputs.apply(checked)

@@ -1,0 +1,288 @@
+"""What a stack may be told: the typed settings of `incubator:*`, and what is refused before the engine calls out."""
+
+import json
+import re
+from collections.abc import Mapping
+from difflib import get_close_matches
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_origin
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, region_of, usd_per_hour
+from infra.refusal import Refused
+
+PROJECT = "incubator"
+IMAGE_PROJECT = "deeplearning-platform-release"
+IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
+# Pinned: a family moves on, and a moved image would be another machine. Seen READY on 2026-09-19.
+# The guide that this project grew from names c0-deeplearning-common-cu113-v20241118-debian-11 (of project ml-images): Debian images
+# are deprecated since 2026-09, and CUDA 11.3 is older than every torch that can be installed today.
+IMAGE = f"{IMAGE_FAMILY}-v20260909"
+
+
+def _one_of(accepted: tuple[str, ...]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in accepted:
+            raise ValueError(f"accepted: {', '.join(accepted)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _matches(pattern: str, accepted: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(f"accepted: {accepted}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _bucket_name(value: str) -> str:
+    if value.startswith("goog") or "google" in value or re.fullmatch(r"[\d.]+", value) or ".." in value:
+        raise ValueError("accepted: a name that is no IP address and neither starts with goog nor holds google")
+    return value
+
+
+def _closed(value: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+    if value.prefixlen == 0:
+        raise ValueError("accepted: a range of yours, such as 203.0.113.7/32; the whole internet is not let in")
+    return value
+
+
+Label = Annotated[str, _matches(r"[a-z0-9_-]{1,63}", "1 to 63 of a-z, 0-9, _ and -")]
+RegionName = Annotated[str, _one_of(tuple(REGIONS))]
+Zone = Annotated[str, _one_of(ZONES)]
+Bucket = Annotated[
+    str, _matches(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, -, _ and ."), AfterValidator(_bucket_name)
+]
+Secret = Annotated[str, _matches(r"[A-Za-z0-9_-]{1,255}", "the name of a secret in Secret Manager (not the secret)")]
+DiskType = Literal["pd-ssd", "pd-balanced"]
+SourceRange = Annotated[IPv4Network | IPv6Network, AfterValidator(_closed)]
+PublicKey = Annotated[
+    str,
+    _matches(
+        r"(ssh-(ed25519|rsa)|ecdsa-sha2-nistp(256|384|521)|sk-ssh-ed25519@openssh\.com) AAAA[A-Za-z0-9+/]{60,}={0,3}( [^\n]*)?",
+        "one line of a .pub file, such as ~/.ssh/id_ed25519.pub",
+    ),
+]
+ProjectId = Annotated[str, _matches(r"[a-z][a-z0-9-]{4,28}[a-z0-9]", "a GCP project id: 6 to 30 of a-z, 0-9 and -")]
+StackName = Annotated[str, _matches(r"[a-z][a-z0-9-]{0,39}", "the name of a stack")]
+BillingAccount = Annotated[str, _matches(r"[0-9A-F]{6}(-[0-9A-F]{6}){2}", "an id such as 0123AB-4567CD-89EF01")]
+ReservationName = Annotated[str, _matches(r"[a-z][a-z0-9-]{0,62}", "the name of a reservation of the project")]
+ImageName = Annotated[str, _matches(r"(family/)?[a-z][a-z0-9-]{0,62}", "the name of an image, or family/NAME")]
+UserName = Annotated[str, _matches(r"[a-z_][a-z0-9_-]{0,31}", "a Linux user name")]
+DiskSize = Annotated[int, Field(ge=10, le=65536)]
+
+
+class Settings(BaseModel):
+    """What both kinds of stack are told; keys are camelCase in Pulumi's files, and stand with these sentences in Pulumi.yaml."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", alias_generator=to_camel)
+    kind: ClassVar[str]
+
+    project: ProjectId
+    owner: Label = Field(default="unnamed", description="label: whose it is")
+    run: Label = Field(default="none", description="label: what it is rented for")
+
+    def labels(self, stack: str) -> dict[str, str]:
+        """What everything of the stack is labelled with; `fab sweep` finds it by them, whatever became of Pulumi's state."""
+        return {"project": PROJECT, "stack": stack, "owner": self.owner, "run": self.run}
+
+
+class StorageSettings(Settings):
+    """The long-lived stack: bucket, service account, APIs, budget alert."""
+
+    kind = "storage"
+
+    location: RegionName = Field(default="us-central1", description="storage: region of the bucket; machines stand in the same one")
+    bucket: Bucket | None = Field(default=None, description="storage: name of the bucket (unset: PROJECT-incubator)")
+    checkpoint_days: Annotated[int, Field(ge=1, le=3650)] = Field(
+        default=90, description="storage: checkpoints live so many days in the bucket; model.pt, logs and figures stay"
+    )
+    secrets: tuple[Secret, ...] = Field(
+        default=(), description="storage: names of Secret Manager secrets that machines may read (never the secrets themselves)"
+    )
+    billing_account: BillingAccount | None = Field(default=None, description="storage: for the budget alert, with monthlyBudgetUsd")
+    monthly_budget_usd: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="storage: mails at 50, 90 and 100 % of so many dollars a month; an alert, not a limit"
+    )
+
+    @property
+    def bucket_name(self) -> str:
+        """The bucket's name, as told or by default."""
+        return self.bucket or f"{self.project}-incubator"
+
+    @model_validator(mode="after")
+    def _budget_is_whole(self) -> Self:
+        if (self.billing_account is None) != (self.monthly_budget_usd is None):
+            raise ValueError("billingAccount and monthlyBudgetUsd only work together: set both or neither")
+        return self
+
+
+class MachineSettings(Settings):
+    """A disposable stack: network, VM, data disk."""
+
+    kind = "machine"
+
+    storage_stack: StackName = Field(default="storage", description="machine: the stack that holds the bucket")
+    zone: Zone = Field(default="us-central1-a", description="machine: where the VM stands; another zone is another VM")
+    other_regions: bool = Field(
+        default=False, description="machine: may stand in another region than the bucket (the traffic between them is billed)"
+    )
+    machine_type: Annotated[str, _one_of(tuple(MACHINE_TYPES))] = Field(
+        default="g2-standard-8", description="machine: g2-standard-4 to -96 with L4s, e2-standard-2 to -8 without"
+    )
+    provisioning: Literal["standard", "spot"] = Field(
+        default="standard", description="machine: standard, or spot: cheaper, and taken away at any time"
+    )
+    termination_action: Literal["STOP", "DELETE"] = Field(
+        default="STOP",
+        description="machine: what the cloud does with the VM on preemption and after maxRunSeconds; disks stay billed",
+    )
+    max_run_seconds: Annotated[int, Field(ge=30, le=120 * 86400)] = Field(
+        default=86400, description="machine: the cloud itself ends the VM after so long (86400 is 24 hours)"
+    )
+    reservation: ReservationName | None = Field(default=None, description="machine: use this reservation (standard only)")
+    image: ImageName = Field(
+        default=IMAGE, description="machine: boot image by name, or family/NAME for what is newest at creation"
+    )
+    image_project: ProjectId = Field(default=IMAGE_PROJECT, description="machine: project of the boot image")
+    boot_disk_type: DiskType = Field(default="pd-balanced", description="machine: pd-balanced or pd-ssd")
+    boot_disk_gib: DiskSize = Field(default=250, description="machine: size of the boot disk")
+    data_disk_type: DiskType = Field(default="pd-balanced", description="machine: pd-balanced or pd-ssd")
+    data_disk_gib: DiskSize = Field(default=200, description="machine: size of the data disk; it grows in place, and never shrinks")
+    ssh: Literal["iap", "public"] = Field(
+        default="iap", description="machine: iap (no external address), or public with sshSourceRanges"
+    )
+    ssh_source_ranges: tuple[SourceRange, ...] = Field(
+        default=(), description="machine: who may reach port 22 with ssh: public, such as [203.0.113.7/32]"
+    )
+    ssh_user: UserName | None = Field(default=None, description="machine: with sshPublicKey, instead of OS Login")
+    ssh_public_key: PublicKey | None = Field(
+        default=None, description="machine: with sshUser, instead of OS Login: the line of a .pub file"
+    )
+    usd_per_hour: Annotated[float, Field(gt=0, le=1000)] | None = Field(
+        default=None, description="machine: your price per hour, where you know it better than the table"
+    )
+
+    @property
+    def region(self) -> str:
+        """The region of the zone."""
+        return region_of(self.zone)
+
+    @property
+    def spot(self) -> bool:
+        """Whether the machine may be taken away at any time."""
+        return self.provisioning == "spot"
+
+    @property
+    def price(self) -> float:
+        """What the machine costs while it runs, without disks: as told, or by the table.
+
+        Units: US dollars an hour.
+        """
+        return self.usd_per_hour or usd_per_hour(self.machine_type, self.zone, self.spot)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.spot and self.reservation:
+            raise ValueError("reservation: a Spot VM cannot use one (accepted: provisioning: standard, or no reservation)")
+        if self.ssh == "public" and not self.ssh_source_ranges:
+            raise ValueError("ssh: public needs sshSourceRanges, such as [203.0.113.7/32] (your own address)")
+        if self.ssh == "iap" and self.ssh_source_ranges:
+            raise ValueError("sshSourceRanges has no effect with ssh: iap (accepted: ssh: public, or no ranges)")
+        if (self.ssh_user is None) != (self.ssh_public_key is None):
+            raise ValueError("sshUser and sshPublicKey only work together: set both (one key), or neither (OS Login)")
+        return self
+
+
+StackSettings: TypeAlias = StorageSettings | MachineSettings
+KINDS: dict[str, type[StackSettings]] = {"storage": StorageSettings, "machine": MachineSettings}
+
+
+def read_settings(stack: str, told: Mapping[str, Any]) -> StackSettings:
+    """The settings of a stack, from what Pulumi says of it: the stack's file over the defaults of Pulumi.yaml.
+
+    `told` maps keys as Pulumi writes them (`incubator:zone`, `gcp:project`) to values; lists may be JSON text.
+
+    Raises: Refused with the file, the key, the value and what is accepted.
+    """
+    file = f"configs/stacks/Pulumi.{stack}.yaml"
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", stack):
+        raise Refused(
+            f"stack {stack}: its name becomes part of names in the cloud (accepted: 1 to 40 of a-z, 0-9 and -, a letter first)"
+        )
+    if not told.get("gcp:project"):
+        raise Refused(f"{file}: gcp:project is not set; run: pulumi config set gcp:project YOUR-PROJECT --stack {stack}")
+    values = {key.removeprefix("incubator:"): _plain(value) for key, value in told.items() if key.startswith("incubator:")}
+    kind = values.pop("kind", None)
+    if kind not in KINDS:
+        raise Refused(f"{file}: incubator:kind: {kind or 'not set'} (accepted: storage, machine)")
+    unset = {key: entry["default"] for key, entry in project_config().items() if key != "kind"}
+    known = {field.alias for field in KINDS[kind].model_fields.values()}
+    values = {key: value for key, value in values.items() if key in known or value != _plain(unset.get(key, ...))}
+    values = {key: value for key, value in values.items() if value not in ("", None)}
+    if "project" in values:
+        raise Refused(f"{file}: incubator:project: {values['project']}: the project is told by gcp:project")
+    try:
+        return KINDS[kind].model_validate({**values, "project": told["gcp:project"]})
+    except ValidationError as error:
+        raise Refused(_sentence(file, kind, error, values)) from None
+
+
+def project_config() -> dict[str, dict[str, Any]]:
+    """The block `config` of Pulumi.yaml, which repeats the schema for `pulumi config` (a test holds them together)."""
+    entries: dict[str, dict[str, Any]] = {
+        "kind": {"type": "string", "default": "", "description": "what this stack is: storage or machine"}
+    }
+    for settings in KINDS.values():
+        for field in settings.model_fields.values():
+            if field.alias and field.alias != "project":
+                told = _told_type(field.annotation)
+                default = field.default if field.default is not None else ""
+                entries[field.alias] = {
+                    "type": told,
+                    **({"items": {"type": "string"}} if told == "array" else {}),
+                    "default": list(default) if told == "array" else default,
+                    "description": field.description,
+                }
+    return entries
+
+
+def _told_type(annotation: Any) -> str:
+    """Pulumi's word for a type. What may be unset is a text: only a text can be empty."""
+    if get_origin(annotation) is tuple:
+        return "array"
+    return {bool: "boolean", int: "integer"}.get(annotation, "string")
+
+
+def _plain(value: Any) -> Any:
+    """Pulumi hands over texts; lists as JSON."""
+    if isinstance(value, str):
+        if value.startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError:
+                return value
+        return value
+    return value if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _sentence(file: str, kind: str, error: ValidationError, values: Mapping[str, Any]) -> str:
+    first = error.errors(include_url=False)[0]
+    key = str(first["loc"][0]) if first["loc"] else ""
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{file}: incubator:{key}: {values[key]}: a stack of kind {kind} has no such key{_nearest(key, KINDS[kind])}"
+    if not key:
+        return f"{file}: incubator:{reason}"
+    name, value = ("gcp:project", "") if key == "project" else (f"incubator:{key}", values.get(key, ""))
+    return f"{file}: {name}: {value}: {reason[:1].lower()}{reason[1:]}"
+
+
+def _nearest(key: str, settings: type[StackSettings]) -> str:
+    near = get_close_matches(key, [field.alias or "" for field in settings.model_fields.values()], n=2)
+    return f"; did you mean {' or '.join(near)}?" if near else ""

@@ -1,0 +1,132 @@
+"""The stack that stays.
+
+- the APIs that everything needs (left enabled when the stack goes)
+- the bucket: data/ and runs/, protected, never emptied by a program
+- the service account of training, with what it needs in that bucket, for logs and metrics, and for the secrets that are named
+- optionally, a budget alert
+"""
+
+import pulumi
+import pulumi_gcp as gcp
+
+from infra.stack_config import StorageSettings
+
+ACCOUNT_ID = "incubator-training"
+APIS = (
+    "cloudresourcemanager",
+    "compute",
+    "iam",
+    "iap",
+    "logging",
+    "monitoring",
+    "oslogin",
+    "serviceusage",
+    "storage",
+)
+# The files of a checkpoint: a rule's prefix knows no wildcards, and a run's name stands between runs/ and checkpoints/.
+CHECKPOINT_FILES = ("trainer.ckpt", "MANIFEST.json")
+
+
+class Storage(pulumi.ComponentResource):
+    """Bucket, service account and APIs."""
+
+    bucket: pulumi.Output[str]
+    service_account: pulumi.Output[str]
+
+    def __init__(self, name: str, settings: StorageSettings, labels: dict[str, str]) -> None:
+        super().__init__("incubator:storage:Storage", name)
+        self._settings, self._inside = settings, pulumi.ResourceOptions(parent=self)
+        after = self._enable_apis()
+        bucket = self._make_bucket(labels, after)
+        account = gcp.serviceaccount.Account(
+            "training",
+            account_id=ACCOUNT_ID,
+            display_name="Incubator: training",
+            description="What a training machine may do: its bucket, logs, metrics, named secrets",
+            project=settings.project,
+            opts=self._opts(after),
+        )
+        self._grant(account, bucket, after)
+        if settings.billing_account is not None:
+            self._alert(settings.billing_account, after)
+        self.bucket, self.service_account = bucket.name, account.email
+        self.register_outputs({"bucket": self.bucket, "service_account": self.service_account})
+
+    def _opts(self, after: list[pulumi.Resource], protect: bool | None = None) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions.merge(self._inside, pulumi.ResourceOptions(depends_on=after, protect=protect))
+
+    def _enable_apis(self) -> list[pulumi.Resource]:
+        wanted = [*APIS]
+        wanted += ["secretmanager"] if self._settings.secrets else []
+        wanted += ["billingbudgets"] if self._settings.billing_account else []
+        return [
+            gcp.projects.Service(
+                f"api-{api}",
+                service=f"{api}.googleapis.com",
+                project=self._settings.project,
+                disable_on_destroy=False,
+                opts=self._inside,
+            )
+            for api in wanted
+        ]
+
+    def _make_bucket(self, labels: dict[str, str], after: list[pulumi.Resource]) -> gcp.storage.Bucket:
+        return gcp.storage.Bucket(
+            "bucket",
+            name=self._settings.bucket_name,
+            project=self._settings.project,
+            location=self._settings.location.upper(),  # as GCS writes it: otherwise every plan shows a change
+            uniform_bucket_level_access=True,
+            public_access_prevention="enforced",
+            force_destroy=False,
+            # 7 days by default: rotated checkpoints would be paid for a week. An absent block changes nothing, so it is said.
+            soft_delete_policy=gcp.storage.BucketSoftDeletePolicyArgs(retention_duration_seconds=0),
+            versioning=gcp.storage.BucketVersioningArgs(enabled=False),
+            lifecycle_rules=[
+                gcp.storage.BucketLifecycleRuleArgs(
+                    action=gcp.storage.BucketLifecycleRuleActionArgs(type="AbortIncompleteMultipartUpload"),
+                    condition=gcp.storage.BucketLifecycleRuleConditionArgs(age=1),
+                ),
+                gcp.storage.BucketLifecycleRuleArgs(
+                    action=gcp.storage.BucketLifecycleRuleActionArgs(type="Delete"),
+                    condition=gcp.storage.BucketLifecycleRuleConditionArgs(
+                        age=self._settings.checkpoint_days, matches_prefixes=["runs/"], matches_suffixes=[*CHECKPOINT_FILES]
+                    ),
+                ),
+            ],
+            labels=labels,
+            opts=self._opts(after, protect=True),
+        )
+
+    def _grant(self, account: gcp.serviceaccount.Account, bucket: gcp.storage.Bucket, after: list[pulumi.Resource]) -> None:
+        member = account.email.apply("serviceAccount:{}".format)
+        gcp.storage.BucketIAMMember(
+            "training-bucket", bucket=bucket.name, role="roles/storage.objectUser", member=member, opts=self._inside
+        )
+        for name, role in (("logs", "roles/logging.logWriter"), ("metrics", "roles/monitoring.metricWriter")):
+            gcp.projects.IAMMember(f"training-{name}", project=self._settings.project, role=role, member=member, opts=self._inside)
+        for secret in self._settings.secrets:
+            gcp.secretmanager.SecretIamMember(
+                f"training-secret-{secret}",
+                project=self._settings.project,
+                secret_id=secret,
+                role="roles/secretmanager.secretAccessor",
+                member=member,
+                opts=self._opts(after),
+            )
+
+    def _alert(self, billing_account: str, after: list[pulumi.Resource]) -> None:
+        project = gcp.organizations.get_project_output(project_id=self._settings.project)
+        gcp.billing.Budget(
+            "budget",
+            billing_account=billing_account,
+            display_name=f"incubator: {self._settings.project}",
+            budget_filter=gcp.billing.BudgetBudgetFilterArgs(projects=[project.number.apply("projects/{}".format)]),
+            amount=gcp.billing.BudgetAmountArgs(
+                specified_amount=gcp.billing.BudgetAmountSpecifiedAmountArgs(
+                    currency_code="USD", units=str(self._settings.monthly_budget_usd)
+                )
+            ),
+            threshold_rules=[gcp.billing.BudgetThresholdRuleArgs(threshold_percent=share) for share in (0.5, 0.9, 1.0)],
+            opts=self._opts(after),
+        )

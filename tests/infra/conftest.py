@@ -1,0 +1,133 @@
+"""The programs of `infra` under Pulumi's mocks: what they ask for, without an engine."""
+
+import asyncio
+import logging
+import runpy
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+from pulumi.runtime import mocks
+from pulumi.runtime.stack import run_pulumi_func
+
+from infra.policy import Planned
+
+ROOT = Path(__file__).parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "tools"))  # the stand-in cloud
+
+STORAGE = {
+    "project": "demo-project",
+    "region": "us-central1",
+    "bucket": "demo-project-incubator",
+    "service_account": "incubator-training@demo-project.iam.gserviceaccount.com",
+    "secrets": ["hf-token"],
+}
+BASE = {"gcp:project": "demo-project"}
+KINDS = {"storage": {"incubator:kind": "storage"}, "l4": {"incubator:kind": "machine"}}
+
+
+class Recorder(pulumi.runtime.Mocks):
+    """Takes down every resource that is asked for; a StackReference answers with `storage`."""
+
+    def __init__(self, storage: dict[str, Any]) -> None:
+        self.storage, self.planned, self.protected = storage, list[Planned](), set[str]()
+
+    def new_resource(self, args: pulumi.runtime.MockResourceArgs) -> tuple[str, dict[str, Any]]:
+        outputs = dict(args.inputs)
+        if args.typ == "pulumi:pulumi:StackReference":
+            outputs |= {"outputs": self.storage, "secretOutputNames": []}
+        elif args.custom:
+            self.planned.append(Planned(args.typ, args.name, _plain(args.inputs), args.name in self.protected))
+            outputs |= {"email": STORAGE["service_account"], "instanceId": "4711", "number": "123456789012"}
+        return f"{args.name}-id", outputs
+
+    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
+        return {"name": "newest-of-its-family", "number": "123456789012"}
+
+
+class Monitor(mocks.MockMonitor):
+    """Tells the recorder what mocks are not told: which resources are protected.
+
+    Pulumi's own monitor opens an event loop per thread and closes none; here the threads take turns with one.
+    """
+
+    def __init__(self, recorder: Recorder, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(recorder)
+        self.recorder, self.loop, self.turn = recorder, loop, threading.Lock()
+
+    def RegisterResource(self, request: Any) -> Any:
+        if request.protect:
+            self.recorder.protected.add(request.name)
+        return self._in_turn(super().RegisterResource, request)
+
+    def ReadResource(self, request: Any) -> Any:
+        return self._in_turn(super().ReadResource, request)
+
+    def Invoke(self, request: Any) -> Any:
+        return self._in_turn(super().Invoke, request)
+
+    def _in_turn(self, call: Callable[[Any], Any], request: Any) -> Any:
+        with self.turn:
+            asyncio.set_event_loop(self.loop)
+            return call(request)
+
+
+class Program:
+    """One run of `infra/__main__.py`."""
+
+    def __init__(self, planned: list[Planned], outputs: dict[str, Any]) -> None:
+        self.planned, self.outputs = planned, outputs
+
+    def one(self, type_: str) -> Planned:
+        """The only resource of a type."""
+        (found,) = [resource for resource in self.planned if resource.type == type_]
+        return found
+
+    def all(self, type_: str) -> list[Planned]:
+        """All resources of a type."""
+        return [resource for resource in self.planned if resource.type == type_]
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
+    """Runs the program of a stack with settings `incubator:KEY` over its kind's; `storage` is what the storage stack says."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as Pulumi's language host does: a refusal leaves futures nobody asks
+    monkeypatch.setattr(mocks.MockEngine, "RequirePulumiVersion", lambda *_: None, raising=False)
+
+    def run(stack: str = "l4", storage: dict[str, Any] | None = None, **settings: str) -> Program:
+        recorder = Recorder(STORAGE if storage is None else storage)
+        outputs: dict[str, Any] = {}
+        monkeypatch.setattr(pulumi, "export", outputs.__setitem__)
+        loop, loop_of_threads = asyncio.new_event_loop(), asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        pulumi.runtime.set_mocks(recorder, project="incubator", stack=stack, monitor=Monitor(recorder, loop_of_threads))
+        config = {**BASE, **KINDS.get(stack, {}), **{f"incubator:{key}": value for key, value in settings.items()}}
+        pulumi.runtime.set_all_config(config)
+        try:
+            loop.run_until_complete(run_pulumi_func(lambda: runpy.run_path(str(ROOT / "infra" / "__main__.py"))))
+            said = {key: loop.run_until_complete(pulumi.Output.from_input(value).future()) for key, value in outputs.items()}
+        finally:
+            pending = asyncio.all_tasks(loop)
+            for task in pending:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+            loop_of_threads.close()
+            asyncio.set_event_loop(None)
+        return Program(recorder.planned, said)
+
+    return run
+
+
+def _plain(value: Any) -> Any:
+    """Mocks hand whole numbers over as floats."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
