@@ -89,7 +89,7 @@ class Machine(pulumi.ComponentResource):
             "vm",
             name=stack_name,
             project=settings.project,
-            zone=settings.zone,
+            zone=disk.zone,  # not settings.zone: so a new disk means a new VM, and the old VM lets go of the old disk first
             machine_type=settings.machine_type,  # its L4s come with it; guest_accelerators would be a change in every plan
             boot_disk=self._boot_disk(),
             attached_disks=[gcp.compute.InstanceAttachedDiskArgs(source=disk.id, device_name=DATA_DEVICE, mode="READ_WRITE")],
@@ -121,8 +121,7 @@ class Machine(pulumi.ComponentResource):
                 parent=self,
                 depends_on=network.ways_out,
                 delete_before_replace=True,
-                replace_on_changes=["attachedDisks[*].source"],
-                ignore_changes=["bootDisk.initializeParams.image"] if settings.image.startswith("family/") else [],
+                ignore_changes=_ignored(settings),
             ),
         )
 
@@ -143,6 +142,12 @@ def _image(settings: MachineSettings) -> pulumi.Input[str]:
         return f"projects/{settings.image_project}/global/images/{settings.image}"
     found = gcp.compute.get_image_output(family=family, project=settings.image_project)
     return pulumi.Output.concat(f"projects/{settings.image_project}/global/images/", found.name)
+
+
+def _ignored(settings: MachineSettings) -> list[str]:
+    """What would replace the VM for nothing: another label of its boot disk, and a newer image where a family was asked for."""
+    newer = ["bootDisk.initializeParams.image"] if settings.image.startswith("family/") else []
+    return ["bootDisk.initializeParams.labels", *newer]
 
 
 def _scheduling(settings: MachineSettings) -> gcp.compute.InstanceSchedulingArgs:

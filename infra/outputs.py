@@ -1,10 +1,14 @@
 """What a stack tells the rest of the world: all that `bootstrap` knows of the cloud."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Self
 
 from infra.refusal import Refused
+
+# Programs that a run leaves on the data disk: what goes on after a reboot, and what brings the last results to the bucket.
+BOOT_HOOK = "/mnt/data/incubator/boot-hook"
+LAST_SYNC_HOOK = "/mnt/data/incubator/last-sync"
 
 
 @dataclass(frozen=True)
@@ -15,12 +19,12 @@ class _Outputs:
 
         Raises: Refused if the stack is not up, or is of the other kind.
         """
-        missing = [field.name for field in fields(cls) if field.name not in values]
+        missing = [field.name for field in fields(cls) if field.name not in values and field.default is MISSING]
         if missing:
             raise Refused(
                 f"stack {stack} has no output {missing[0]}: it is not up yet, or of another kind; run: pulumi up --stack {stack}"
             )
-        return cls(**{field.name: _plain(values[field.name]) for field in fields(cls)})
+        return cls(**{field.name: _plain(values[field.name]) for field in fields(cls) if field.name in values})
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,8 @@ class MachineOutputs(_Outputs):
     instance_id: str
     project: str
     zone: str
-    ssh_user: str | None
     ssh_host: str
     ssh_port: int
-    ssh_proxy: str | None
     bucket: str
     service_account: str
     secrets: tuple[str, ...]
@@ -63,6 +65,8 @@ class MachineOutputs(_Outputs):
     usd_per_hour: float
     price_of: str
     max_run_seconds: int
+    ssh_user: str | None = None  # Pulumi knows no empty outputs
+    ssh_proxy: str | None = None
 
 
 def _plain(value: Any) -> Any:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -231,6 +232,12 @@ def read_settings(stack: str, told: Mapping[str, Any]) -> StackSettings:
         return KINDS[kind].model_validate({**values, "project": told["gcp:project"]})
     except ValidationError as error:
         raise Refused(_sentence(file, kind, error, values)) from None
+
+
+def project_root() -> Path:
+    """The folder with Pulumi.yaml: here, or above, as the engine finds it; else here."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "Pulumi.yaml").exists()), here)
 
 
 def project_config() -> dict[str, dict[str, Any]]:

@@ -34,7 +34,8 @@ class Storage(pulumi.ComponentResource):
     service_account: pulumi.Output[str]
 
     def __init__(self, name: str, settings: StorageSettings, labels: dict[str, str]) -> None:
-        super().__init__("incubator:storage:Storage", name)
+        # All of it, not the bucket alone: otherwise a destroy that is refused would have taken the account away by then.
+        super().__init__("incubator:storage:Storage", name, None, pulumi.ResourceOptions(protect=True))
         self._settings, self._inside = settings, pulumi.ResourceOptions(parent=self)
         after = self._enable_apis()
         bucket = self._make_bucket(labels, after)
@@ -52,8 +53,8 @@ class Storage(pulumi.ComponentResource):
         self.bucket, self.service_account = bucket.name, account.email
         self.register_outputs({"bucket": self.bucket, "service_account": self.service_account})
 
-    def _opts(self, after: list[pulumi.Resource], protect: bool | None = None) -> pulumi.ResourceOptions:
-        return pulumi.ResourceOptions.merge(self._inside, pulumi.ResourceOptions(depends_on=after, protect=protect))
+    def _opts(self, after: list[pulumi.Resource], protect: bool = True) -> pulumi.ResourceOptions:
+        return pulumi.ResourceOptions(parent=self, depends_on=after, protect=protect)
 
     def _enable_apis(self) -> list[pulumi.Resource]:
         wanted = [*APIS]
@@ -95,7 +96,7 @@ class Storage(pulumi.ComponentResource):
                 ),
             ],
             labels=labels,
-            opts=self._opts(after, protect=True),
+            opts=self._opts(after),
         )
 
     def _grant(self, account: gcp.serviceaccount.Account, bucket: gcp.storage.Bucket, after: list[pulumi.Resource]) -> None:
@@ -112,7 +113,7 @@ class Storage(pulumi.ComponentResource):
                 secret_id=secret,
                 role="roles/secretmanager.secretAccessor",
                 member=member,
-                opts=self._opts(after),
+                opts=self._opts(after, protect=False),  # may be taken back by a setting
             )
 
     def _alert(self, billing_account: str, after: list[pulumi.Resource]) -> None:
@@ -128,5 +129,5 @@ class Storage(pulumi.ComponentResource):
                 )
             ),
             threshold_rules=[gcp.billing.BudgetThresholdRuleArgs(threshold_percent=share) for share in (0.5, 0.9, 1.0)],
-            opts=self._opts(after),
+            opts=self._opts(after, protect=False),
         )

@@ -1,9 +1,9 @@
-"""The programs of `infra` under Pulumi's mocks: what they ask for, without an engine."""
+"""The programs of `infra` under Pulumi's mocks (`program`), and places where the real engine has brought stacks up."""
 
 import asyncio
 import logging
+import os
 import runpy
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +15,10 @@ from pulumi.runtime import mocks
 from pulumi.runtime.stack import run_pulumi_func
 
 from infra.policy import Planned
+from tests.tools.stand_in_cloud.engine import engine_path
+from tests.tools.stand_in_cloud.place import Place, sure
 
 ROOT = Path(__file__).parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "tools"))  # the stand-in cloud
 
 STORAGE = {
     "project": "demo-project",
@@ -46,7 +47,7 @@ class Recorder(pulumi.runtime.Mocks):
         return f"{args.name}-id", outputs
 
     def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
-        return {"name": "newest-of-its-family", "number": "123456789012"}
+        return {"name": "newest-of-its-family", "number": "123456789012", "outputs": self.storage}
 
 
 class Monitor(mocks.MockMonitor):
@@ -131,3 +132,43 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(item) for item in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Nothing is up yet."""
+    if engine_path() is None:
+        reason = "no pulumi >= 3.250.0 here: tests/tools/bring_tools builds one"
+        assert "CI" not in os.environ, reason
+        pytest.skip(reason)
+    return Place.begin(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="session")
+def stored(empty: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The storage stack is up."""
+    place = empty.copy(tmp_path_factory.mktemp("stored"))
+    sure(place.engine.up("storage"))
+    return place
+
+
+@pytest.fixture(scope="session")
+def rented(stored: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """And the machine."""
+    place = stored.copy(tmp_path_factory.mktemp("rented"))
+    sure(place.engine.up("l4"))
+    return place
+
+
+@pytest.fixture
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Place], Place]:
+    """A copy of a place to break, in which our own verbs run too."""
+
+    def begin(place: Place) -> Place:
+        mine = place.copy(tmp_path / "place")
+        monkeypatch.chdir(mine.project)
+        for key, value in mine.engine.env.items():
+            monkeypatch.setenv(key, value)
+        return mine
+
+    return begin

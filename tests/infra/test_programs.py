@@ -13,6 +13,7 @@ from training.checkpoints.manifest import MANIFEST
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmcBFPQyLPCGxqGRvWDrtbjWKA6hAIdJGnRMGbTiA9u ada@lab"
 PUBLIC = {"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "2001:db8::/48"]'}
+PLACE = "--project=demo-project --zone=us-central1-a"
 STACKS = {
     "storage": {},
     "l4": {},
@@ -47,7 +48,7 @@ def test_a_machine_says_all_that_bootstrap_knows_of_it(program):
         "ssh_user": None,
         "ssh_host": "incubator-l4",
         "ssh_port": 22,
-        "ssh_proxy": "gcloud compute start-iap-tunnel incubator-l4 %p --listen-on-stdin --project=demo-project --zone=us-central1-a",
+        "ssh_proxy": f"gcloud compute start-iap-tunnel incubator-l4 %p --listen-on-stdin {PLACE}",
         "bucket": "demo-project-incubator",
         "service_account": "incubator-training@demo-project.iam.gserviceaccount.com",
         "secrets": ("hf-token",),
@@ -100,7 +101,9 @@ def test_the_vm_is_what_the_settings_say(program):
 
 
 def test_a_spot_vm_says_what_happens_when_it_is_taken_away(program):
-    scheduling = program("l4-spot", kind="machine", provisioning="spot", terminationAction="DELETE").one(INSTANCE).inputs["scheduling"]
+    scheduling = (
+        program("l4-spot", kind="machine", provisioning="spot", terminationAction="DELETE").one(INSTANCE).inputs["scheduling"]
+    )
 
     assert scheduling["provisioningModel"] == "SPOT"
     assert (scheduling["preemptible"], scheduling["automaticRestart"]) == (True, False)
@@ -169,7 +172,9 @@ def test_the_bucket_ages_out_what_checkpoints_are_made_of(program):
 
 
 def test_a_budget_warns_about_the_project_alone(program):
-    budget = program("storage", billingAccount="0123AB-4567CD-89EF01", monthlyBudgetUsd="100").one("gcp:billing/budget:Budget").inputs
+    budget = (
+        program("storage", billingAccount="0123AB-4567CD-89EF01", monthlyBudgetUsd="100").one("gcp:billing/budget:Budget").inputs
+    )
 
     assert budget["budgetFilter"]["projects"] == ["projects/123456789012"]
     assert budget["amount"]["specifiedAmount"] == {"currencyCode": "USD", "units": "100"}

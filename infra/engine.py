@@ -1,0 +1,172 @@
+"""The Pulumi engine as a person would type it: the `pulumi` on the PATH, run where Pulumi.yaml is."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from infra.policy import Planned
+from infra.refusal import Failed, Refused
+from infra.stack_config import PROJECT, StackSettings, project_root, read_settings
+
+LEAST_VERSION = (3, 250, 0)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command of the engine ended, with all that it printed."""
+
+    code: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `pulumi up` is about to do; `replaced` and `deleted` are names of resources."""
+
+    planned: tuple[Planned, ...]
+    replaced: tuple[str, ...]
+    deleted: tuple[str, ...]
+
+
+class Engine:
+    """`pulumi` for one stack."""
+
+    def __init__(self, stack: str | None) -> None:
+        """Choose the stack: the one that is named, or $PULUMI_STACK, or the one that is selected.
+
+        Raises: Refused if there is no engine, an old one, or no stack is chosen.
+        """
+        self.path, self.root = _engine_path(), project_root()
+        chosen = stack or os.environ.get("PULUMI_STACK") or self._selected()
+        if not chosen:
+            known = ", ".join(sorted(file.name.split(".")[1] for file in (self.root / "configs" / "stacks").glob("Pulumi.*.yaml")))
+            raise Refused(f"no stack is chosen: add --stack NAME, or run: pulumi stack select NAME (in configs/stacks: {known})")
+        self.stack = chosen
+
+    def _selected(self) -> str:
+        return self._ask("stack", "--show-name", may_fail=True).text.strip()
+
+    def make_sure_it_exists(self) -> None:
+        """Create the stack in the backend if there is only its file.
+
+        Raises: Refused if there is not even a file; Failed if the engine cannot.
+        """
+        if self.exists():
+            return
+        if not (self.root / "configs" / "stacks" / f"Pulumi.{self.stack}.yaml").exists():
+            raise Refused(f"stack {self.stack}: there is no configs/stacks/Pulumi.{self.stack}.yaml; copy one of those there")
+        if self.show("stack", "init", self.stack).code != 0:
+            raise Failed(f"stack {self.stack} could not be created (see above)")
+
+    def exists(self) -> bool:
+        """Whether the backend knows the stack."""
+        stacks = json.loads(self._ask("stack", "ls", "--json").text or "[]")
+        return self.stack in {entry["name"].split("/")[-1] for entry in stacks}
+
+    def settings(self) -> StackSettings:
+        """The stack's settings.
+
+        Raises: Refused as `read_settings` does.
+        """
+        told = json.loads(self._ask("config", "--json", "--stack", self.stack).text or "{}")
+        return read_settings(self.stack, {key: entry.get("objectValue", entry.get("value")) for key, entry in told.items()})
+
+    def set(self, key: str, value: str) -> None:
+        """Write a setting into the stack's file."""
+        self._ask("config", "set", f"{PROJECT}:{key}", value, "--stack", self.stack)
+
+    def outputs(self) -> dict[str, Any]:
+        """What the stack says of itself; empty if it is not up."""
+        found: dict[str, Any] = json.loads(self._ask("stack", "output", "--json", "--stack", self.stack).text or "{}")
+        return found
+
+    def holds(self, type_: str) -> bool:
+        """Whether the state has a resource of a type."""
+        state = json.loads(self._ask("stack", "export", "--stack", self.stack).text)
+        return any(resource["type"] == type_ for resource in (state.get("deployment") or {}).get("resources") or [])
+
+    def plan(self) -> Plan:
+        """What `pulumi up` would do.
+
+        Raises: Failed with what the engine said.
+        """
+        asked = self._ask("preview", "--json", "--stack", self.stack, may_fail=True)
+        try:
+            told = json.loads(asked.text)
+        except ValueError:
+            raise Failed(asked.text.strip()) from None
+        if asked.code != 0:
+            raise Failed(_errors(told.get("diagnostics", [])) or asked.text.strip())
+        steps = told.get("steps", [])
+        names = [(step["op"], step["urn"].split("::")[-1]) for step in steps]
+        planned = [_planned(step["newState"]) for step in steps if step.get("newState")]
+        return Plan(
+            tuple(planned),
+            tuple(name for op, name in names if op == "replace"),
+            tuple(name for op, name in names if op == "delete"),
+        )
+
+    def show(self, *words: str) -> Ended:
+        """Run a command that prints to the terminal, and keep what it prints."""
+        command = [self.path, *words]
+        print(f"$ pulumi {' '.join(words)}", flush=True)
+        lines = []
+        with subprocess.Popen(command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                lines.append(line)
+                sys.stdout.write(line)
+                sys.stdout.flush()
+        return Ended(process.returncode, "".join(lines))
+
+    def _ask(self, *words: str, may_fail: bool = False) -> Ended:
+        command = [self.path, *words, "--non-interactive", "--color", "never"]
+        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
+        if done.returncode != 0 and not may_fail:
+            raise Failed(f"pulumi {' '.join(words)}: {' '.join(done.stderr.split())}")
+        return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
+
+
+def project_of(stack: str | None) -> str:
+    """The GCP project of a stack, or of all, read from their files: Pulumi and its state may be gone.
+
+    Raises: Refused if no file names one, or if they name several.
+    """
+    files = sorted((project_root() / "configs" / "stacks").glob(f"Pulumi.{stack or '*'}.yaml"))
+    told = {(yaml.safe_load(file.read_text()) or {}).get("config", {}).get("gcp:project") for file in files}
+    projects = sorted(project for project in told if project)
+    if len(projects) != 1:
+        raise Refused(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")
+    return str(projects[0])
+
+
+def _engine_path() -> str:
+    found = shutil.which("pulumi")
+    if found is None:
+        raise Refused(
+            "there is no pulumi on the PATH; on Linux: curl -fsSL https://get.pulumi.com | sh (else: pulumi.com/docs/install)"
+        )
+    told = subprocess.run([found, "version"], capture_output=True, text=True).stdout
+    version = tuple(int(number) for number in re.findall(r"\d+", told)[:3])
+    if version < LEAST_VERSION:
+        raise Refused(
+            f"{found} is version {told.strip() or 'unknown'} (accepted: {'.'.join(map(str, LEAST_VERSION))} or newer); "
+            "update it: curl -fsSL https://get.pulumi.com | sh"
+        )
+    return found
+
+
+def _planned(state: dict[str, Any]) -> Planned:
+    return Planned(state["type"], state["urn"].split("::")[-1], state.get("inputs", {}), bool(state.get("protect")))
+
+
+def _errors(diagnostics: Sequence[dict[str, Any]]) -> str:
+    return " ".join(" ".join(entry["message"].split()) for entry in diagnostics if entry.get("severity") == "error")

@@ -1,0 +1,169 @@
+"""`fab up` and `fab down`: checks before anything costs money, the engine, the next zone if one is sold out, a last look."""
+
+from infra.engine import Ended, Engine, Plan
+from infra.gcloud import NotFound, gcloud
+from infra.outputs import MachineOutputs
+from infra.policy import DISK, violations
+from infra.preflight import preflight
+from infra.refusal import Failed, Refused
+from infra.shortage import Shortage, next_zone, shortage
+from infra.stack_config import PROJECT, MachineSettings, StackSettings
+
+
+def rent(engine: Engine, allow_replace: bool) -> None:
+    """Bring a stack up.
+
+    Raises: Refused before anything is created; Failed where the cloud or the engine could not.
+    """
+    engine.make_sure_it_exists()
+    settings = engine.settings()
+    for line in preflight(settings, engine.stack):
+        print(line)
+    plan = engine.plan()
+    _refuse(plan, settings, engine.stack, allow_replace)
+    if not isinstance(settings, MachineSettings):
+        _up(engine)
+        return
+    print(f"about ${settings.price:.2f} an hour while it runs; the cloud ends it after {settings.max_run_seconds / 3600:g} hours")
+    had_disk = engine.holds(DISK)
+    _up_somewhere(engine, settings, movable=not had_disk)
+    _look_at_what_came(engine)
+
+
+def _refuse(plan: Plan, settings: StackSettings, stack: str, allow_replace: bool) -> None:
+    ssh = settings.ssh if isinstance(settings, MachineSettings) else "iap"
+    wrong = violations(settings.kind, ssh, plan.planned)
+    if wrong:
+        raise Refused(f"stack {stack}: the plan breaks the house's rules: {'; '.join(wrong)}")
+    lost = [name for name in (*plan.replaced, *plan.deleted) if name in ("vm", "data-disk")]
+    if lost and not allow_replace:
+        raise Refused(
+            f"stack {stack}: this would replace {' and '.join(lost)}, with what is on the disk "
+            f"(see: pulumi preview --stack {stack}); run it again with --replace if that is meant"
+        )
+
+
+def _up(engine: Engine) -> Ended:
+    ended = engine.show("up", "--yes", "--skip-preview", "--stack", engine.stack)
+    if ended.code != 0:
+        raise Failed(_next_step(engine.stack, ended.text))
+    return ended
+
+
+def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> None:
+    """`pulumi up`, in the next zone as long as one is sold out."""
+    name, tried = f"{PROJECT}-{engine.stack}", [settings.zone]
+    while True:
+        before = {operation["id"] for operation in _operations(settings.project, name)}
+        ended = engine.show("up", "--yes", "--skip-preview", "--stack", engine.stack)
+        if ended.code == 0:
+            return
+        new = [operation for operation in _operations(settings.project, name) if operation["id"] not in before]
+        found = shortage(new, ended.text)
+        if found is None or found.kind == "quota":
+            _put_back(engine, settings.zone, tried)
+            raise Failed(_next_step(engine.stack, ended.text, found))
+        zone = next_zone(tried, found, settings.other_regions)
+        if not movable or zone is None:
+            _put_back(engine, settings.zone, tried)
+            raise Failed(_nowhere(engine.stack, tried, movable, settings.other_regions))
+        print(f"{tried[-1]} is sold out; trying {zone} (incubator:zone in configs/stacks/Pulumi.{engine.stack}.yaml)", flush=True)
+        engine.set("zone", zone)
+        tried.append(zone)
+
+
+def _put_back(engine: Engine, zone: str, tried: list[str]) -> None:
+    if len(tried) > 1:
+        engine.set("zone", zone)
+
+
+def _operations(project: str, name: str) -> list[dict[str, str]]:
+    """What the cloud has noted of attempts to create the VM, newest first."""
+    found: list[dict[str, str]] = gcloud(
+        "compute", "operations", "list", f"--project={project}", f"--filter=operationType=insert AND targetLink~/instances/{name}$"
+    )
+    return sorted(found, key=lambda operation: operation.get("insertTime", ""), reverse=True)
+
+
+def _nowhere(stack: str, tried: list[str], movable: bool, other_regions: bool) -> str:
+    if not movable:
+        return (
+            f"{tried[-1]} is sold out, and the data disk of stack {stack} stands there. Try again later, or move without the disk: "
+            f"./fab down --stack {stack}, then ./fab up --stack {stack}"
+        )
+    elsewhere = "" if other_regions else "; to look in other regions too: pulumi config set incubator:otherRegions true"
+    return (
+        f"sold out in {', '.join(tried)}: no machine was rented{elsewhere}. An empty disk and a network are left "
+        f"(./fab cost --stack {stack}); ./fab down --stack {stack} removes them, ./fab up --stack {stack} tries again"
+    )
+
+
+THERE_BUT_UNKNOWN = "it is there, but not in Pulumi's state: ./fab sweep --stack {stack} --delete, then again"
+ADVICE = {
+    "pending operations": "an earlier run was cut off: pulumi refresh --clear-pending-creates --stack {stack}, then again",
+    "the stack is currently locked": "another pulumi is at work on it; if none is: pulumi cancel --stack {stack}",
+    "alreadyExists": THERE_BUT_UNKNOWN,
+    "already exists": THERE_BUT_UNKNOWN,
+    "notFound": "something was deleted by hand: pulumi refresh --stack {stack}, then again",
+    "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
+    "passphrase": "set PULUMI_CONFIG_PASSPHRASE (or _FILE) to the passphrase of your stacks",
+}
+
+
+def _next_step(stack: str, printed: str, found: Shortage | None = None) -> str:
+    if found is not None:
+        return (
+            f"the project's quota is too small, and another zone would not help: {found.words}; "
+            f"./fab preflight --stack {stack} says what to ask for"
+        )
+    for words, advice in ADVICE.items():
+        if words in printed:
+            return f"pulumi up did not finish: {advice.format(stack=stack)}"
+    return f"pulumi up did not finish (see above). What came is in its state: run it again, or ./fab down --stack {stack}"
+
+
+def _look_at_what_came(engine: Engine) -> None:
+    """Is it what was asked for? A Spot VM that came as a standard one costs more than twice as much.
+
+    Raises: Failed with what differs.
+    """
+    asked = MachineOutputs.of(engine.outputs(), engine.stack)
+    vm = gcloud("compute", "instances", "describe", asked.name, f"--project={asked.project}", f"--zone={asked.zone}")
+    came = {
+        "provisioning": str(vm.get("scheduling", {}).get("provisioningModel", "STANDARD")).lower(),
+        "machine_type": str(vm.get("machineType", "")).split("/")[-1],
+        "status": str(vm.get("status", "")),
+    }
+    wanted = {"provisioning": asked.provisioning, "machine_type": asked.machine_type, "status": "RUNNING"}
+    wrong = [f"{key}: {came[key]} instead of {wanted[key]}" for key in wanted if came[key] != wanted[key]]
+    if wrong:
+        raise Failed(f"{asked.name} is not what was asked for: {'; '.join(wrong)}. ./fab down --stack {engine.stack} removes it")
+    print(f"{asked.name} runs in {asked.zone} ({asked.machine_type}, {asked.provisioning})")
+
+
+def vm_status(machine: MachineOutputs) -> str | None:
+    """What the cloud says of the VM (RUNNING, TERMINATED, ...), or None if it is not there."""
+    try:
+        vm = gcloud("compute", "instances", "describe", machine.name, f"--project={machine.project}", f"--zone={machine.zone}")
+    except NotFound:
+        return None
+    return str(vm["status"])
+
+
+def give_back(engine: Engine) -> None:
+    """`pulumi destroy`.
+
+    Raises: Refused for a stack that stays; Failed where the engine could not.
+    """
+    settings = engine.settings()
+    if not isinstance(settings, MachineSettings):
+        raise Refused(
+            f"stack {engine.stack} holds the bucket {settings.bucket_name} with your results, and is protected. "
+            f"To give it up for good: empty the bucket, then: pulumi state unprotect --all --stack {engine.stack}; "
+            f"pulumi destroy --stack {engine.stack}"
+        )
+    if not engine.exists():
+        return
+    ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)
+    if ended.code != 0:
+        raise Failed(_next_step(engine.stack, ended.text).replace("pulumi up", "pulumi destroy"))

@@ -1,0 +1,111 @@
+"""The user's verbs for what exists in the cloud, one function a verb of `fab` (`fab down`, which needs SSH too: fabfile.py)."""
+
+import functools
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import task
+
+from infra.cost import cost as cost_of
+from infra.engine import Engine, project_of
+from infra.outputs import MachineOutputs
+from infra.preflight import preflight as check_beforehand
+from infra.refusal import Failed, Refused
+from infra.rent import rent
+from infra.stack_config import MachineSettings
+from infra.sweep import billed, delete, table
+
+Verb = TypeVar("Verb", bound=Callable[..., Any])
+
+STACK = {"stack": "name of the stack (default: $PULUMI_STACK, or the one that is selected)"}
+
+
+def plain_refusals(verb: Verb) -> Verb:
+    """A refusal ends a verb with its message and exit code 2, a failure with 1; neither with a traceback."""
+
+    @functools.wraps(verb)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return verb(*args, **kwargs)
+        except Refused as refusal:
+            raise Exit(f"refused: {refusal}", code=2) from None
+        except Failed as failure:
+            raise Exit(f"failed: {failure}", code=1) from None
+
+    return guarded  # type: ignore[return-value]
+
+
+@task(help=STACK)
+@plain_refusals
+def preflight(c: Context, stack: str | None = None) -> None:
+    """Ask GCP whether a stack can come up: login, APIs, quota, permissions, image. Creates nothing."""
+    engine = Engine(stack)
+    for line in check_beforehand(engine.settings(), engine.stack):
+        print(line)
+
+
+@task(help={**STACK, "replace": "let a change replace the VM or the data disk"})
+@plain_refusals
+def up(c: Context, stack: str | None = None, replace: bool = False) -> None:
+    """Bring a stack up: preflight, pulumi up, the next zone if one is sold out, then a look at what came."""
+    rent(Engine(stack), allow_replace=replace)
+
+
+@task(help={**STACK, "until": "a date such as 2026-12-01: what it will have cost if left until then"})
+@plain_refusals
+def cost(c: Context, stack: str | None = None, until: str | None = None) -> None:
+    """What a machine costs: per hour now, since its creation, and, with --until, if it is left."""
+    engine = Engine(stack)
+    settings = engine.settings()
+    if not isinstance(settings, MachineSettings):
+        raise Refused(f"stack {engine.stack} is no machine: its bucket costs about 0.02 dollars a GiB and month")
+    print(cost_of(settings.project, engine.stack, datetime.now(UTC), _day(until), settings.usd_per_hour))
+
+
+def _day(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        raise Refused(f"--until: {text} (accepted: a date such as 2026-12-01)") from None
+
+
+@task(
+    help={
+        "stack": "only this stack's (default: everything of the project)",
+        "project": "GCP project",
+        "delete": "delete it, after asking",
+    }
+)
+@plain_refusals
+def sweep(c: Context, stack: str | None = None, project: str | None = None, delete: bool = False) -> None:
+    """List what still costs money, by label, whatever Pulumi's state says. Exit code 1 if there is anything."""
+    sweep_up(project or project_of(stack), stack, delete)
+
+
+def sweep_up(project: str, stack: str | None, and_delete: bool) -> None:
+    """List, and on request delete, what costs money.
+
+    Raises: Failed if anything is left.
+    """
+    found = billed(project, stack)
+    print(table(found))
+    if found and and_delete:
+        if input(f"Delete these {len(found)} for good, with what is on the disks? Type yes: ").strip() != "yes":
+            raise Refused("nothing was deleted")
+        delete(found)
+        found = billed(project, stack)
+        print(table(found))
+    if found:
+        again = f" --stack {stack}" if stack else ""
+        raise Failed(f"{len(found)} still cost money; ./fab sweep{again} --delete removes them")
+
+
+def machine_of(engine: Engine) -> MachineOutputs | None:
+    """What the stack rents, or None if it is not up."""
+    outputs = engine.outputs() if engine.exists() else {}
+    return MachineOutputs.of(outputs, engine.stack) if "instance_id" in outputs else None

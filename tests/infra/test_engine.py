@@ -1,0 +1,287 @@
+"""Both kinds of stack through the real engine, over the stand-in cloud: what people type, and what becomes of it."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from infra.engine import Engine as OurEngine
+from infra.policy import DISK, INSTANCE, violations
+from infra.stack_config import IMAGE_FAMILY, IMAGE_PROJECT
+from tests.tools.stand_in_cloud.place import BUCKET, sure
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_second_time_nothing_changes(rented):
+    sure(rented.engine.run("up", "--stack", "l4", "--yes", "--expect-no-changes"))
+    sure(rented.engine.run("preview", "--stack", "storage", "--expect-no-changes"))
+
+
+def test_the_engines_own_plans_keep_the_policy(empty, at):
+    at(empty)
+    plan = OurEngine("storage").plan()
+
+    assert {resource.name for resource in plan.planned if resource.protect} >= {"bucket", "training", "training-bucket"}
+    assert violations("storage", "iap", plan.planned) == []
+
+
+def test_the_machine_comes_goes_and_comes_again_and_storage_stays(rented, at):
+    place = at(rented)
+    stays = {key for key, one in place.world.read()["resources"].items() if ":compute/" not in one["type"]}
+    assert len(place.ids()) == 8  # network, subnet, rule, router, NAT, data disk, VM and its boot disk
+
+    gone = sure(place.engine.destroy("l4"))
+
+    assert place.ids() == []
+    assert set(place.world.read()["resources"]) == stays
+    assert BUCKET in stays
+    assert "protected" not in gone.stdout
+    sure(place.engine.up("l4"))
+    assert len(place.ids()) == 8
+
+
+def test_storage_is_not_destroyed_by_a_word(stored, at):
+    place = at(stored)
+    before = place.world.read()["resources"]
+
+    refused = place.engine.run("destroy", "--stack", "storage", "--yes")
+
+    assert refused.returncode != 0
+    assert "cannot be deleted" in refused.stdout + refused.stderr
+    assert "pulumi state unprotect" in refused.stdout + refused.stderr
+    assert place.engine.destroy("storage").returncode != 0  # without a preview either
+    assert place.world.read()["resources"] == before
+
+
+def test_storage_can_be_given_up_for_good_and_the_apis_stay_enabled(stored, at):
+    place = at(stored)
+    sure(place.engine.run("state", "unprotect", "--all", "--yes", "--stack", "storage"))
+
+    sure(place.engine.destroy("storage"))
+
+    assert BUCKET not in place.world.read()["resources"]
+    assert "compute.googleapis.com" in place.world.read()["services"]
+
+
+ROWS = [
+    ("owner", "ada", {"vm": "update", "data-disk": "update"}),
+    ("maxRunSeconds", 3600, {"vm": "update"}),
+    ("machineType", "g2-standard-16", {"vm": "update"}),
+    ("terminationAction", "DELETE", {"vm": "update"}),
+    ("dataDiskGib", 240, {"data-disk": "update"}),
+    ("zone", "us-central1-b", {"vm": "replace", "data-disk": "replace"}),
+    ("image", f"{IMAGE_FAMILY}-v20260814", {"vm": "replace"}),
+    ("bootDiskType", "pd-ssd", {"vm": "replace"}),
+    ("provisioning", "spot", {"vm": "replace"}),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "changes"), ROWS, ids=[key for key, *_ in ROWS])
+def test_a_change_does_what_the_table_says(rented, at, key, value, changes):
+    place = at(rented)
+    place.set("l4", **{key: value})
+
+    told = json.loads(sure(place.engine.run("preview", "--stack", "l4", "--json")).stdout)
+
+    steps = {
+        step["urn"].split("::")[-1]: step["op"] for step in told["steps"] if step["op"] in ("create", "update", "replace", "delete")
+    }
+    assert steps == changes
+
+
+def test_the_table_of_the_readme_is_the_one_that_is_tested():
+    table = (ROOT / "infra" / "README.md").read_text().split("| setting |")[1]
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    told = {key.strip().strip("`"): what.strip() for _, key, what, *_ in rows}
+
+    assert set(told) == {key for key, *_ in ROWS}
+    for key, _, changes in ROWS:
+        assert told[key].startswith("replaces" if "replace" in changes.values() else "in place")
+        assert ("data disk" in told[key]) == (changes.get("data-disk") == "replace")
+
+
+def test_changes_in_place_keep_the_vm(rented, at):
+    place = at(rented)
+    before = place.vm()
+    place.set("l4", owner="ada", maxRunSeconds=3600, machineType="g2-standard-16")
+
+    sure(place.engine.up("l4"))
+
+    after = place.vm()
+    assert (after["id"], after["created"]) == (before["id"], before["created"])
+    assert (after["inputs"]["labels"]["owner"], after["inputs"]["machineType"]) == ("ada", "g2-standard-16")
+    assert after["inputs"]["scheduling"]["maxRunDuration"]["seconds"] == 3600
+
+
+def test_another_zone_takes_vm_and_disk_along(rented, at):
+    place = at(rented)
+    place.set("l4", zone="us-central1-b")
+
+    sure(place.engine.up("l4"))
+
+    assert place.ids(INSTANCE) == ["projects/demo-project/zones/us-central1-b/instances/incubator-l4"]
+    assert place.ids(DISK) == [
+        "projects/demo-project/zones/us-central1-b/disks/incubator-l4",
+        "projects/demo-project/zones/us-central1-b/disks/incubator-l4-data",
+    ]
+
+
+def test_a_newer_image_of_the_family_leaves_the_vm_alone(stored, at):
+    place = at(stored)
+    place.set("l4", image=f"family/{IMAGE_FAMILY}")
+    sure(place.engine.up("l4"))
+    with place.world.edit() as state:
+        newer = {"name": f"{IMAGE_FAMILY}-v20261101", "creationTimestamp": "2026-11-01T00:00:00.000-07:00"}
+        state["images"][IMAGE_PROJECT].append(newer | {"family": IMAGE_FAMILY, "diskSizeGb": 50})
+
+    sure(place.engine.run("preview", "--stack", "l4", "--expect-no-changes"))
+    assert place.vm()["inputs"]["bootDisk"]["initializeParams"]["image"].endswith("v20260909")
+
+
+CREATES = ["network", "subnetwork", "firewall", "router", "routerNat", "disk", "instance"]
+
+
+@pytest.mark.parametrize("nth", range(len(CREATES)), ids=CREATES)
+def test_whatever_fails_up_or_destroy_brings_a_clean_end(stored, at, nth):
+    place = at(stored)
+    token = f"gcp:compute/{CREATES[nth]}:{CREATES[nth][0].upper()}{CREATES[nth][1:]}"
+    with place.world.edit() as state:
+        state["faults"] = [
+            {"on": "create", "type": token, "kind": "error", "message": "googleapi: Error 503: try again", "times": 1}
+        ]
+
+    assert place.engine.up("l4").returncode != 0
+
+    if nth % 2:
+        sure(place.engine.up("l4"))
+        assert len(place.ids()) == 8
+    sure(place.engine.destroy("l4"))
+    assert place.ids() == []
+
+
+def test_a_delete_that_fails_once_is_asked_again(rented, at):
+    place = at(rented)
+    with place.world.edit() as state:
+        state["faults"] = [
+            {"on": "delete", "type": INSTANCE, "kind": "error", "message": "googleapi: Error 503: try again", "times": 1}
+        ]
+
+    assert place.engine.destroy("l4").returncode != 0
+    assert place.ids(INSTANCE) != []
+    sure(place.engine.destroy("l4"))
+    assert place.ids() == []
+
+
+def test_a_vm_that_someone_deleted_by_hand_comes_back(rented, at):
+    place = at(rented)
+    with place.world.edit() as state:
+        for key in [key for key, one in state["resources"].items() if one["type"] == INSTANCE or one.get("boot_of")]:
+            del state["resources"][key]
+
+    sure(place.engine.up("l4"))
+
+    assert len(place.ids()) == 8
+
+
+def test_what_someone_deleted_by_hand_does_not_keep_destroy_from_its_end(rented, at):
+    place = at(rented)
+    with place.world.edit() as state:
+        for key in [key for key, one in state["resources"].items() if ":compute/" in one["type"]]:
+            del state["resources"][key]
+
+    sure(place.engine.destroy("l4"))
+
+
+def test_ctrl_c_leaves_a_state_that_can_be_put_right(stored, at):
+    place = at(stored)
+    with place.world.edit() as state:
+        state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "slow", "seconds": 60, "times": 1}]
+    words = [str(place.engine.path), "up", "--stack", "l4", "--yes", "--skip-preview", "--non-interactive", "--color", "never"]
+    with subprocess.Popen(
+        words,
+        cwd=place.project,
+        env=place.engine.env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "Instance vm creating" in line:
+                break
+        process.send_signal(signal.SIGINT)  # the first one waits for what is under way, the second does not
+        for line in process.stdout:
+            if "cancel" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert place.ids(INSTANCE) != []  # the cloud has it, the state only half
+
+    put_right = place.engine.run("refresh", "--stack", "l4", "--yes", "--clear-pending-creates")
+    assert put_right.returncode == 0, put_right.stdout + put_right.stderr
+
+
+@pytest.mark.parametrize(
+    ("stack", "settings", "edit", "words"),
+    [
+        ("l4", {"storageStack": "elsewhere"}, {}, "incubator:storageStack: elsewhere: there is no such stack here yet"),
+        ("l4", {"zone": "europe-west4-a"}, {}, "the bucket of stack storage is in us-central1"),
+        ("l4", {"zone": "us-east4-b"}, {}, "Pulumi.l4.yaml: incubator:zone: us-east4-b: accepted: us-central1-a"),
+        ("l4", {"maxRunSeconds": -5}, {}, "incubator:maxRunSeconds: -5: input should be greater than or equal to 30"),
+        ("l4", {"maxRunSeconds": "long"}, {}, "maxRunSeconds"),
+        ("l4", {"kind": "vm"}, {}, "incubator:kind: vm (accepted: storage, machine)"),
+        ("l4", {"zoone": "us-central1-a"}, {}, "a stack of kind machine has no such key; did you mean zone"),
+        ("l4", {"machineType": "g2-standard-16"}, {"credentials": False}, "gcloud auth application-default login"),
+        ("storage", {"secrets": ["hf-token"]}, {}, "hf-token"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_words(stored, at, stack, settings, edit, words):
+    place = at(stored)
+    place.set(stack, **settings)
+    with place.world.edit() as state:
+        state.update(edit)
+
+    refused = place.engine.up(stack)
+
+    said = refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert words in " ".join(said.split())
+    assert "Traceback" not in said
+    assert place.ids() == []
+
+
+def test_a_bucket_name_that_is_taken_is_refused_in_words(empty, at):
+    place = at(empty)
+    with place.world.edit() as state:
+        state["taken_buckets"] = [BUCKET]
+
+    refused = place.engine.up("storage")
+
+    assert "The requested bucket name is not available" in refused.stdout
+    place.set("storage", bucket="another-name")
+    sure(place.engine.up("storage"))
+
+
+def test_the_bucket_of_a_stack_cannot_be_exchanged(stored, at):
+    place = at(stored)
+    place.set("storage", bucket="another-name")
+
+    refused = place.engine.up("storage")
+
+    assert refused.returncode != 0
+    assert "marked for protection" in refused.stdout + refused.stderr
+    assert BUCKET in place.world.read()["resources"]
+
+
+def test_a_storage_stack_that_is_not_up_is_refused_with_what_to_run(empty, at):
+    refused = at(empty).engine.preview("l4")
+
+    words = "stack storage has no output project: it is not up yet, or of another kind; run: pulumi up --stack storage"
+    assert words in refused.stderr
+    assert "Traceback" not in refused.stdout + refused.stderr

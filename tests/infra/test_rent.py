@@ -1,0 +1,182 @@
+"""`fab up` and what `fab down` asks of infra, through the real engine and the real gcloud, over one stand-in cloud."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from infra.engine import Engine
+from infra.policy import INSTANCE
+from infra.refusal import Failed, Refused
+from infra.rent import give_back, rent, vm_status
+from infra.sweep import billed
+from infra.tasks import machine_of
+from tests.tools.stand_in_cloud.place import BUCKET, Place
+from tests.tools.stand_in_cloud.rest import Rest, needs_gcloud
+
+pytestmark = pytest.mark.slow
+PROJECT = "demo-project"
+
+
+@pytest.fixture
+def cloud(at: Callable[[Place], Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Callable[[Place], Place]]:
+    """A copy of a place, whose world gcloud reaches too."""
+    needs_gcloud()
+    open_servers = []
+
+    def begin(place: Place) -> Place:
+        mine = at(place)
+        rest = Rest(mine.world, tmp_path / "gcloud")
+        open_servers.append(rest.__enter__())
+        for key, value in rest.env.items():
+            monkeypatch.setenv(key, value)
+        return mine
+
+    yield begin
+    for rest in open_servers:
+        rest.__exit__(None, None, None)
+
+
+def sold_out(place: Place, *zones: str, **more: Any) -> None:
+    """No VM in these zones, until told otherwise."""
+    with place.world.edit() as state:
+        state["faults"] += [{"on": "create", "type": INSTANCE, "kind": "stock-out", "zone": zone, "times": -1} | more for zone in zones]
+
+
+def test_a_machine_comes_and_goes(stored, cloud, capsys):
+    place = cloud(stored)
+    engine = Engine("l4")
+
+    rent(engine, allow_replace=False)
+
+    said = capsys.readouterr().out
+    assert "about $0.85 an hour while it runs; the cloud ends it after 24 hours" in said
+    assert "incubator-l4 runs in us-central1-a (g2-standard-8, standard)" in said
+    machine = machine_of(engine)
+    assert machine is not None
+    assert vm_status(machine) == "RUNNING"
+    assert {item.kind for item in billed(PROJECT, "l4")} >= {"VM", "disk", "NAT"}
+
+    give_back(engine)
+
+    assert machine_of(engine) is None
+    assert billed(PROJECT, "l4") == []
+    assert BUCKET in place.world.read()["resources"]
+
+
+def test_three_zones_sold_out_then_one_that_has_some(stored, cloud, capsys):
+    place = cloud(stored)
+    place.set("l4", otherRegions=True)
+    sold_out(place, "us-central1-a", "us-central1-b")
+    sold_out(place, "us-central1-c", code="ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS")
+
+    rent(Engine("l4"), allow_replace=False)
+
+    assert place.vm()["inputs"]["zone"] == "us-east1-b"
+    assert capsys.readouterr().out.count(" is sold out; trying ") == 3
+    zone = Engine("l4").settings()
+    assert zone.model_dump()["zone"] == "us-east1-b"  # so that a plain `pulumi up` leaves it where it is
+    assert {item.place for item in billed(PROJECT, "l4")} <= {"us-east1-b", "us-east1"}
+
+
+def test_the_zone_that_the_error_names_comes_first(stored, cloud):
+    place = cloud(stored)
+    sold_out(place, "us-central1-a", zones_available="us-central1-c")
+
+    rent(Engine("l4"), allow_replace=False)
+
+    assert place.vm()["inputs"]["zone"] == "us-central1-c"
+
+
+def test_sold_out_everywhere_says_what_is_left_and_puts_the_zone_back(stored, cloud):
+    place = cloud(stored)
+    sold_out(place, "us-central1-a", "us-central1-b", "us-central1-c")
+
+    with pytest.raises(Failed, match="sold out in us-central1-a, us-central1-b, us-central1-c: no machine was rented"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert place.ids(INSTANCE) == []
+    assert Engine("l4").settings().model_dump()["zone"] == "us-central1-a"
+    give_back(Engine("l4"))
+    assert billed(PROJECT, "l4") == []
+
+
+def test_a_quota_is_not_tried_elsewhere(stored, cloud, capsys):
+    place = cloud(stored)
+    with place.world.edit() as state:
+        state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "quota", "times": -1}]
+
+    with pytest.raises(Failed, match="another zone would not help"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert "trying" not in capsys.readouterr().out
+    assert [call for call in place.world.read()["log"] if call["type"] == INSTANCE and call["call"] == "create"].__len__() == 1
+
+
+def test_quota_zero_is_refused_before_anything_is_created(stored, cloud):
+    place = cloud(stored)
+    with place.world.edit() as state:
+        state["quotas"]["project"]["GPUS_ALL_REGIONS"]["limit"] = 0
+
+    with pytest.raises(Refused, match=r"GPUS_ALL_REGIONS(.|\n)*console\.cloud\.google\.com/iam-admin/quotas\?project=demo-project"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert place.ids() == []
+
+
+def test_a_rented_machine_is_not_moved_away_from_its_disk(rented, cloud):
+    place = cloud(rented)
+    with place.world.edit() as state:
+        for key in [key for key, one in state["resources"].items() if one["type"] == INSTANCE or one.get("boot_of")]:
+            del state["resources"][key]  # taken away
+    sold_out(place, "us-central1-a")
+
+    with pytest.raises(Failed, match="us-central1-a is sold out, and the data disk of stack l4 stands there"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert "projects/demo-project/zones/us-central1-a/disks/incubator-l4-data" in place.ids()
+
+
+def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented, cloud):
+    place = cloud(rented)
+    place.set("l4", provisioning="spot")
+
+    with pytest.raises(Refused, match="would replace vm, with what is on the disk .*--replace"):
+        rent(Engine("l4"), allow_replace=False)
+    assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "STANDARD"
+
+    rent(Engine("l4"), allow_replace=True)
+    assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "SPOT"
+
+
+def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud):
+    place = cloud(rented)
+    place.set("l4", provisioning="spot")
+    rent(Engine("l4"), allow_replace=True)
+    with place.world.edit() as state:
+        (vm,) = [one for one in state["resources"].values() if one["type"] == INSTANCE]
+        vm["status"] = "TERMINATED"
+
+    with pytest.raises(Failed, match="status: TERMINATED instead of RUNNING"):
+        rent(Engine("l4"), allow_replace=False)
+
+
+def test_a_vm_that_the_cloud_made_and_the_engine_lost_is_swept(stored, cloud):
+    place = cloud(stored)
+    with place.world.edit() as state:
+        state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "timeout"}]
+    with pytest.raises(Failed):
+        rent(Engine("l4"), allow_replace=False)
+    assert place.ids(INSTANCE) != []
+
+    with pytest.raises(Failed, match=r"not in Pulumi's state: \./fab sweep --stack l4 --delete"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert "incubator-l4" in [item.name for item in billed(PROJECT, "l4")]
+
+
+def test_storage_is_not_given_back(stored, cloud):
+    cloud(stored)
+
+    with pytest.raises(Refused, match=f"stack storage holds the bucket {BUCKET} with your results, and is protected"):
+        give_back(Engine("storage"))

@@ -1,0 +1,170 @@
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.refusal import Refused
+from infra.stack_config import MachineSettings, StorageSettings, project_config, read_settings
+
+MACHINE = {"gcp:project": "demo-project", "incubator:kind": "machine"}
+STORAGE = {"gcp:project": "demo-project", "incubator:kind": "storage"}
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmcBFPQyLPCGxqGRvWDrtbjWKA6hAIdJGnRMGbTiA9u ada@lab"
+
+
+def machine(**settings: str) -> MachineSettings:
+    read = read_settings("l4", MACHINE | {f"incubator:{key}": value for key, value in settings.items()})
+    assert isinstance(read, MachineSettings)
+    return read
+
+
+def test_pulumi_yaml_repeats_the_schema():
+    told = yaml.safe_load(Path("Pulumi.yaml").read_text())["config"]
+
+    assert told == project_config()
+
+
+def test_every_setting_has_a_sentence():
+    assert [key for key, entry in project_config().items() if len(entry["description"] or "") < 10] == []
+
+
+@pytest.mark.parametrize("file", sorted(Path("configs/stacks").glob("Pulumi.*.yaml")), ids=lambda file: file.name)
+def test_the_stacks_that_come_along_are_whole_but_for_the_project(file):
+    stack = file.name.split(".")[1]
+    told = yaml.safe_load(file.read_text())["config"]
+
+    assert read_settings(stack, told | {"gcp:project": "demo-project"})
+    with pytest.raises(Refused, match="gcp:project is not set; run: pulumi config set gcp:project"):
+        read_settings(stack, told)
+
+
+def test_what_pulumi_fills_in_for_the_other_kind_is_no_setting():
+    defaults = {f"incubator:{key}": entry["default"] for key, entry in project_config().items()}
+
+    assert read_settings("storage", defaults | STORAGE) == read_settings("storage", STORAGE)
+    assert read_settings("l4", defaults | MACHINE) == read_settings("l4", MACHINE)
+
+
+def test_texts_become_what_they_mean():
+    read = machine(maxRunSeconds="3600", otherRegions="true", ssh="public", sshSourceRanges='["203.0.113.7/32"]', usdPerHour="0.5")
+
+    assert (read.max_run_seconds, read.other_regions, read.price) == (3600, True, 0.5)
+    assert [str(source) for source in read.ssh_source_ranges] == ["203.0.113.7/32"]
+
+
+def test_a_bucket_has_a_name_of_its_project_unless_told():
+    assert StorageSettings(project="demo-project").bucket_name == "demo-project-incubator"
+    assert StorageSettings(project="demo-project", bucket="my-cells").bucket_name == "my-cells"
+
+
+BAD_MACHINES = [
+    ("zone", "us-east4-b", "accepted: us-central1-a"),
+    ("zone", "mars", "accepted: us-central1-a"),
+    ("zone", "5", "accepted"),
+    ("machineType", "g2-standard-9", "accepted: g2-standard-4, g2-standard-8"),
+    ("machineType", "a2-highgpu-1g", "accepted: g2-standard-4"),
+    ("provisioning", "preemptible", "should be 'standard' or 'spot'"),
+    ("terminationAction", "SUSPEND", "should be 'STOP' or 'DELETE'"),
+    ("maxRunSeconds", "29", "greater than or equal to 30"),
+    ("maxRunSeconds", "-3600", "greater than or equal to 30"),
+    ("maxRunSeconds", "forever", "valid integer"),
+    ("maxRunSeconds", "99999999999", "less than or equal to"),
+    ("bootDiskType", "pd-standard", "should be 'pd-ssd' or 'pd-balanced'"),
+    ("dataDiskType", "hyperdisk", "should be 'pd-ssd' or 'pd-balanced'"),
+    ("bootDiskGib", "5", "greater than or equal to"),
+    ("dataDiskGib", "1e9", "valid integer"),
+    ("otherRegions", "perhaps", "valid boolean"),
+    ("image", "Not An Image", "accepted: the name of an image, or family/NAME"),
+    ("imageProject", "x", "accepted: a GCP project id"),
+    ("ssh", "open", "should be 'iap' or 'public'"),
+    ("sshSourceRanges", "my house", "valid tuple"),
+    ("sshSourceRanges", '["my house"]', "not a valid IPv4 network"),
+    ("owner", "Ada Lovelace", "accepted: 1 to 63 of a-z"),
+    ("run", "", None),
+    ("storageStack", "Über", "accepted: the name of a stack"),
+    ("reservation", "NO!", "accepted: the name of a reservation"),
+    ("usdPerHour", "-1", "greater than 0"),
+    ("usdPerHour", "cheap", "valid number"),
+    ("usdPerHour", "nan", "finite|greater|less"),
+    ("sshPublicKey", "-----BEGIN OPENSSH PRIVATE KEY-----", "accepted: one line of a .pub file"),
+    ("sshPublicKey", "ssh-ed25519 short", "accepted: one line of a .pub file"),
+    ("location", "us-central1-a", "no such key"),
+    ("zoone", "us-central1-a", "no such key; did you mean zone"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), BAD_MACHINES)
+def test_a_wrong_setting_of_a_machine_is_refused_with_file_key_value_and_what_is_accepted(key, value, words):
+    if words is None:  # an empty text is what Pulumi has for what is not set
+        assert machine(**{key: value}) == machine()
+        return
+    with pytest.raises(Refused, match=words) as refusal:
+        machine(**{key: value})
+
+    assert str(refusal.value).startswith(f"configs/stacks/Pulumi.l4.yaml: incubator:{key}: ")
+    assert value.removeprefix("[").strip('"]') in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+BAD_STORAGE = [
+    ("location", "mars", "accepted: us-central1"),
+    ("bucket", "ab", "accepted: 3 to 63"),
+    ("bucket", "My_Cells", "accepted: 3 to 63"),
+    ("bucket", "google-cells", "starts with goog"),
+    ("bucket", "goog-cells", "starts with goog"),
+    ("bucket", "192.168.0.1", "no IP address"),
+    ("bucket", "a..b-cells", "IP address"),
+    ("checkpointDays", "0", "greater than or equal to 1"),
+    ("secrets", '["hf token"]', "not the secret"),
+    ("secrets", '["hf_AbC.dEf"]', "not the secret"),
+    ("billingAccount", "my account", "an id such as"),
+    ("monthlyBudgetUsd", "0", "greater than or equal to 1"),
+    ("zone", "us-central1-b", "no such key"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "words"), BAD_STORAGE)
+def test_a_wrong_setting_of_storage_is_refused(key, value, words):
+    with pytest.raises(Refused, match=words) as refusal:
+        read_settings("storage", STORAGE | {f"incubator:{key}": value})
+
+    assert str(refusal.value).startswith(f"configs/stacks/Pulumi.storage.yaml: incubator:{key}: ")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"provisioning": "spot", "reservation": "my-l4"}, "reservation: a Spot VM cannot use one"),
+        ({"ssh": "public"}, "ssh: public needs sshSourceRanges"),
+        ({"ssh": "public", "sshSourceRanges": '["0.0.0.0/0"]'}, "the whole internet is not let in"),
+        ({"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "::/0"]'}, "the whole internet is not let in"),
+        ({"sshSourceRanges": '["203.0.113.7/32"]'}, "no effect with ssh: iap"),
+        ({"sshUser": "ada"}, "sshUser and sshPublicKey only work together"),
+        ({"sshPublicKey": KEY}, "sshUser and sshPublicKey only work together"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(settings, words):
+    with pytest.raises(Refused, match=re.escape(words)):
+        machine(**settings)
+
+
+def test_half_a_budget_is_refused():
+    with pytest.raises(Refused, match="billingAccount and monthlyBudgetUsd only work together"):
+        read_settings("storage", STORAGE | {"incubator:monthlyBudgetUsd": "100"})
+
+
+@pytest.mark.parametrize("kind", ["", "vm", None])
+def test_an_unknown_kind_is_refused(kind):
+    with pytest.raises(Refused, match=re.escape("incubator:kind: ") + ".*" + re.escape("(accepted: storage, machine)")):
+        read_settings("l4", {"gcp:project": "demo-project", "incubator:kind": kind})
+
+
+@pytest.mark.parametrize("stack", ["L4", "my_l4", "l4.eu", "4l", "x" * 41, "l4-"])
+def test_a_name_that_the_cloud_would_refuse_is_refused(stack):
+    with pytest.raises(Refused, match="its name becomes part of names in the cloud"):
+        read_settings(stack, MACHINE)
+
+
+def test_a_project_that_is_none_is_refused():
+    with pytest.raises(Refused, match=r"gcp:project: .*accepted: a GCP project id"):
+        read_settings("l4", MACHINE | {"gcp:project": "My Project"})

@@ -1,0 +1,167 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.gcloud import GcloudFailed, PermissionDenied
+from infra.machine_types import usd_per_hour
+from infra.refusal import Failed
+from infra.sweep import KINDS, NOT_LISTED, Billed, billed, delete, table
+from tests.tools.stand_in_cloud.by_hand import ADDRESS, SNAPSHOT, put, put_machine
+from tests.tools.stand_in_cloud.rest import Rest, served
+from tests.tools.stand_in_cloud.rest_resources import lister
+from tests.tools.stand_in_cloud.world import DISK, World
+
+CREATED = "2026-11-20T04:00:00.000-08:00"
+OURS = {"labels": {"project": "incubator", "stack": "l4"}}
+VM = Billed("demo-project", "VM", "incubator-l4", "us-central1-a", "l4", "RUNNING", 623.15, "g2-standard-8")
+
+
+@pytest.fixture
+def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
+    with served(tmp_path, monkeypatch) as rest:
+        yield rest
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A World that is looked at without gcloud."""
+    world = World.create(tmp_path / "world.json")
+    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
+    return world
+
+
+def _names(items: list[Billed]) -> list[str]:
+    return [f"{item.kind} {item.name}" for item in items]
+
+
+def test_everything_that_costs_money_is_found_with_its_price(cloud):
+    with cloud.world.edit() as state:
+        put_machine(state, spot=True)
+        put(state, SNAPSHOT, "global/snapshots/incubator-l4-before", CREATED, {**OURS, "diskSizeGb": 200}, storageBytes=20 * 2**30)
+        put(state, ADDRESS, "regions/us-central1/addresses/incubator-l4-address", CREATED, OURS)
+        put(state, ADDRESS, "regions/us-central1/addresses/inside", CREATED, {**OURS, "addressType": "INTERNAL"})
+        put(state, DISK, "zones/us-central1-a/disks/someone-elses", CREATED, {"size": 500, "type": "pd-ssd"})
+
+    found = billed("demo-project")
+
+    assert [(item.kind, item.name, item.place, item.status, item.note) for item in found] == [
+        ("VM", "incubator-l4", "us-central1-a", "RUNNING", "g2-standard-8, Spot"),
+        ("disk", "incubator-l4-data", "us-central1-a", "READY", "200 GiB pd-balanced, used by incubator-l4"),
+        ("disk", "incubator-l4", "us-central1-a", "READY", "250 GiB pd-balanced, used by incubator-l4"),
+        ("address", "incubator-l4-address", "us-central1", "RESERVED", "203.0.113.21"),
+        ("snapshot", "incubator-l4-before", "global", "READY", "20 GiB stored"),
+        ("NAT", "incubator-l4-router", "us-central1", "", "incubator-l4-nat, with one address; traffic comes on top"),
+    ]
+    vm = usd_per_hour("g2-standard-8", "us-central1-a", spot=True) * 730
+    assert [item.usd_per_month for item in found] == pytest.approx([vm, 20, 25, 7.3, 1, 0.0064 * 730])
+
+
+def test_a_stack_is_not_mistaken_for_one_whose_name_begins_alike(world):
+    with world.edit() as state:
+        put_machine(state, "l4-spot", public=True)
+        put_machine(state, "l4-spot-2")
+
+    assert billed("demo-project", "l4") == []
+    assert _names(billed("demo-project", "l4-spot")) == [
+        "VM incubator-l4-spot",
+        "disk incubator-l4-spot-data",
+        "disk incubator-l4-spot",
+    ]
+
+
+def test_a_stopped_vm_costs_nothing_itself_but_what_it_holds_does(world):
+    with world.edit() as state:
+        put_machine(state, public=True, status="TERMINATED")
+
+    found = billed("demo-project", "l4")
+
+    assert [(item.kind, item.usd_per_month) for item in found] == [("VM", 0.0), ("disk", 20.0), ("disk", 25.0)]
+    assert found[0].note == "g2-standard-8; stopped: its disks cost all the same"
+
+
+def test_a_disk_of_our_vm_is_found_without_labels(world):
+    with world.edit() as state:
+        put_machine(state)
+        for record in state["resources"].values():
+            if record["type"] == DISK:
+                del record["inputs"]["labels"]
+
+    assert [item.name for item in billed("demo-project") if item.kind == "disk"] == ["incubator-l4-data", "incubator-l4"]
+
+
+def test_without_the_compute_api_there_is_nothing(cloud):
+    with cloud.world.edit() as state:
+        state["services"] = []
+
+    assert billed("demo-project") == []
+
+
+def test_what_may_not_be_looked_at_is_not_taken_for_nothing(cloud):
+    with cloud.world.edit() as state:
+        state["missing_permissions"] = ["compute.snapshots.list"]
+    with pytest.raises(PermissionDenied, match=r"compute\.snapshots\.list"):
+        billed("demo-project")
+
+    with cloud.world.edit() as state:
+        state |= {"missing_permissions": [], "unreachable": ["us-west1"]}
+    with pytest.raises(GcloudFailed, match="us-west1"):
+        billed("demo-project")
+
+
+def test_a_stack_is_deleted_for_good_and_another_stays(cloud):
+    with cloud.world.edit() as state:
+        put_machine(state)
+        put_machine(state, "l4-spot", zone="us-central1-b")
+        put(state, SNAPSHOT, "global/snapshots/incubator-l4-before", CREATED, OURS)
+        put(state, ADDRESS, "regions/us-central1/addresses/incubator-l4-address", CREATED, OURS)
+        put(state, ADDRESS, "global/addresses/incubator-l4-everywhere", CREATED, OURS)
+
+    delete(reversed(billed("demo-project", "l4")))  # in an order that GCP would refuse
+
+    left = {key.rpartition("/")[2] for key in cloud.world.read()["resources"]}
+    assert left == {f"incubator-l4-spot{part}" for part in ("", "-data", "-router", "-nat")}
+
+
+def test_what_cannot_be_deleted_is_told_and_the_rest_is_gone(cloud):
+    with cloud.world.edit() as state:
+        put_machine(state, public=True)
+        data = "projects/demo-project/zones/us-central1-a/disks/incubator-l4-data"
+        put_machine(state, "other", public=True)["inputs"]["attachedDisks"] = [{"source": data}]
+    mine = billed("demo-project", "l4")
+
+    with pytest.raises(
+        Failed, match=r"goes on costing money:\ndisk incubator-l4-data \(us-central1-a\): .*already being used by .*other'"
+    ):
+        delete(mine)
+
+    assert _names(billed("demo-project", "l4")) == ["disk incubator-l4-data"]
+
+
+def test_the_table_sums_up_and_says_what_is_not_in_it():
+    disk = Billed("demo-project", "disk", "incubator-l4-data", "us-central1-a", "l4", "READY", 20.0, "200 GiB pd-balanced")
+
+    assert table([VM, disk]).splitlines() == [
+        "      name               place          stack  status   $/month",
+        "VM    incubator-l4       us-central1-a  l4     RUNNING   623.15  g2-standard-8",
+        "disk  incubator-l4-data  us-central1-a  l4     READY      20.00  200 GiB pd-balanced",
+        "Together about 643.15 dollars a month if all stays as it is (an estimate).",
+        NOT_LISTED,
+    ]
+
+
+def test_a_price_that_is_not_known_makes_the_sum_a_least():
+    rare = Billed("demo-project", "disk", "rare", "us-central1-a", "l4", "READY", None, "10 GiB hyperdisk; price not known")
+
+    lines = table([VM, rare]).splitlines()
+
+    assert lines[2].split()[:6] == ["disk", "rare", "us-central1-a", "l4", "READY", "?"]
+    assert lines[3] == "Together at least about 623.15 dollars a month if all stays as it is (an estimate)."
+
+
+def test_an_empty_table_says_that_nothing_costs_money():
+    assert table([]) == f"Nothing of incubator costs money here: no VM, disk, address, snapshot or NAT.\n{NOT_LISTED}"
+
+
+def test_vms_go_before_what_they_hold():
+    assert KINDS.index("VM") < KINDS.index("disk") < KINDS.index("NAT")

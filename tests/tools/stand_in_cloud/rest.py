@@ -1,0 +1,363 @@
+"""The REST face of the stand-in cloud: the paths that the real gcloud 528 calls for preflight, sweep and cost, over a World.
+
+Served: projects, regions and their quotas, machine types, images (by name, by family, listed), aggregated instances, disks,
+addresses and routers, snapshots, each of them alone, their deletion, operations; services; testIamPermissions; tokens. Faults of
+Google's are set in the World: `missing_permissions`, `services`, and `unreachable` (a list of regions).
+"""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import threading
+import zlib
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from tests.tools.stand_in_cloud import rest_resources as resources
+from tests.tools.stand_in_cloud.world import REGIONS, State, World, now, usage
+
+ZONES = [f"{region}-{letter}" for region in REGIONS for letter in ("bcd" if region in ("us-east1", "europe-west1") else "abc")]
+SCOPE = r"(?P<scope>zones/[\w-]+|regions/[\w-]+|global)"
+
+
+class Sorry(Exception):
+    """An error as Google answers it."""
+
+    def __init__(self, code: int, status: str, reason: str, message: str, info: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        kind = "type.googleapis.com/google.rpc.ErrorInfo"
+        self.code = code
+        self.body: dict[str, Any] = {
+            "error": {
+                "code": code,
+                "message": message,
+                "status": status,
+                "errors": [{"message": message, "domain": "global", "reason": reason}],
+                "details": [{"@type": kind, "domain": "googleapis.com", **info}] if info else [],
+            }
+        }
+
+
+class Rest:
+    """Serves a World on a loopback port; `env` is what sends gcloud there, `seen` what was asked: (method, path, authorization)."""
+
+    def __init__(self, world: World, config: Path) -> None:
+        self.world, self.config = world, config
+        self.seen: list[tuple[str, str, str | None]] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of a gcloud that knows no other cloud, and no account."""
+        url = f"http://127.0.0.1:{self._server.server_port}"
+        return {
+            "CLOUDSDK_CONFIG": str(self.config),
+            "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
+            "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+            "CLOUDSDK_CORE_DISABLE_USAGE_REPORTING": "true",
+            "CLOUDSDK_COMPONENT_MANAGER_DISABLE_UPDATE_CHECK": "true",
+            "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
+            "CLOUDSDK_AUTH_TOKEN_HOST": f"{url}/token",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}/compute/v1/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SERVICEUSAGE": f"{url}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{url}/",
+            "GOOGLE_OAUTH_ACCESS_TOKEN": "stand-in",  # for Pulumi: a credential of some kind must be there
+        }
+
+    def __enter__(self) -> Self:
+        self.config.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def answer(self, method: str, url: str, body: bytes) -> dict[str, Any]:
+        """What Google would answer.
+
+        Raises: Sorry.
+        """
+        path = urlsplit(url).path
+        for verb, pattern, face in ROUTES:
+            if verb == method and (found := re.fullmatch(pattern, path)):
+                query = {key: values[0] for key, values in parse_qs(urlsplit(url).query).items()}
+                return face(self.world, found.groupdict(), query, body)
+        raise Sorry(501, "UNIMPLEMENTED", "notImplemented", f"the stand-in cloud serves no {method} {path}")
+
+
+def needs_gcloud() -> None:
+    """Skip a test where there is no gcloud: no package index has it, so nothing here can bring it."""
+    if shutil.which("gcloud") is None:
+        pytest.skip("gcloud is not installed: https://cloud.google.com/sdk/docs/install")
+
+
+@contextlib.contextmanager
+def served(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[Rest]:
+    """A fresh World that the real gcloud of this process talks to."""
+    needs_gcloud()
+    for name in [name for name in os.environ if name.startswith(("GOOGLE_", "CLOUDSDK_API_", "CLOUDSDK_AUTH_"))]:
+        patch.delenv(name)
+    with Rest(World.create(folder / "world.json"), folder / "gcloud") as rest:
+        for name, value in rest.env.items():
+            patch.setenv(name, value)
+        yield rest
+
+
+def _handler(rest: Rest) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            rest.seen.append((self.command, self.path, self.headers.get("authorization")))
+            try:
+                code, answer = 200, rest.answer(self.command, self.path, body)
+            except Sorry as sorry:
+                code, answer = sorry.code, sorry.body
+            text = json.dumps(answer).encode()
+            self.send_response(code)
+            self.send_header("content-type", "application/json; charset=UTF-8")
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        do_GET = do_POST = do_DELETE = answer
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """What was asked stands in `seen`."""
+
+    return Handler
+
+
+# --- what is asked before every answer ---
+
+
+def _admit(state: State, project: str, api: str, permission: str) -> None:
+    """Refuses what Google would: a foreign project, a disabled API, a missing permission."""
+    if project != state["project"]:
+        raise Sorry(404, "NOT_FOUND", "notFound", f"The resource 'projects/{project}' was not found")
+    if f"{api}.googleapis.com" not in state["services"]:
+        message = (
+            f"{api} API has not been used in project {project} before or it is disabled. Enable it by visiting "
+            f"https://console.developers.google.com/apis/api/{api}.googleapis.com/overview?project={project} then retry."
+        )
+        metadata = {"service": f"{api}.googleapis.com", "consumer": f"projects/{project}"}
+        info = {"reason": "SERVICE_DISABLED", "metadata": metadata}
+        raise Sorry(403, "PERMISSION_DENIED", "accessNotConfigured", message, info)
+    if permission in state["missing_permissions"]:
+        message = f"Required '{permission}' permission for 'projects/{project}'"
+        raise Sorry(403, "PERMISSION_DENIED", "forbidden", message)
+
+
+def _missing(path: str) -> Sorry:
+    return Sorry(404, "NOT_FOUND", "notFound", f"The resource '{path}' was not found")
+
+
+# --- the faces ---
+
+
+def _project(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    _admit(state, at["project"], "compute", "compute.projects.get")
+    return {"kind": "compute#project", "name": at["project"], "quotas": _quotas(state, state["quotas"]["project"], None)}
+
+
+def _region(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, region = world.read(), at["region"]
+    _admit(state, at["project"], "compute", "compute.regions.get")
+    if region not in state["quotas"]["regions"]:
+        raise _missing(f"projects/{at['project']}/regions/{region}")
+    return {
+        "kind": "compute#region",
+        "name": region,
+        "status": "UP",
+        "quotas": _quotas(state, state["quotas"]["regions"][region], region),
+    }
+
+
+def _quotas(state: State, limits: dict[str, Any], region: str | None) -> list[dict[str, Any]]:
+    return [
+        {"metric": metric, "limit": float(quota["limit"]), "usage": usage(state, metric, region)}
+        for metric, quota in limits.items()
+    ]
+
+
+def _machine_type(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, name, zone = world.read(), at["name"], at["zone"]
+    _admit(state, at["project"], "compute", "compute.machineTypes.get")
+    sold = state.get("machine_types_missing", {}).get(zone, [])
+    if zone not in ZONES or name in sold or not re.fullmatch(r"(g2|e2)-standard-\d+", name):
+        raise _missing(f"projects/{at['project']}/zones/{zone}/machineTypes/{name}")
+    return {"kind": "compute#machineType", "name": name, "zone": zone, "guestCpus": int(name.rpartition("-")[2])}
+
+
+def _image(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    images = world.read()["images"].get(at["project"], [])
+    if family := at.get("family"):
+        found = [image for image in images if image.get("family") == family and not image.get("deprecated")]
+        name = f"family/{family}"
+    else:
+        name = at["name"]
+        found = [image for image in images if image["name"] == name]
+    if not found:
+        raise _missing(f"projects/{at['project']}/global/images/{name}")
+    newest = max(found, key=lambda image: str(image["creationTimestamp"]))
+    return {"kind": "compute#image", "status": "READY", **newest}
+
+
+def _images(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    images = world.read()["images"].get(at["project"], [])
+    return {"kind": "compute#imageList", "items": [image for image in images if _passes(image, query)]}
+
+
+def _passes(item: dict[str, Any], query: dict[str, str]) -> bool:
+    """Whether an item meets the filter that gcloud sends along: KEY eq "REGEX", several in brackets."""
+    wanted = re.findall(r'(\w+) eq "(.*?)"(?=\)|$)', query.get("filter", ""))
+    return all(re.fullmatch(pattern, str(item.get(key, ""))) for key, pattern in wanted)
+
+
+def _aggregated(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, collection = world.read(), at["collection"]
+    _admit(state, at["project"], "compute", f"compute.{collection}.list")
+    unreachable = [
+        f"regions/{name}" if collection in ("addresses", "routers") else f"zones/{name}-a" for name in state.get("unreachable", [])
+    ]
+    if unreachable and "returnPartialSuccess" not in query:
+        raise Sorry(503, "UNAVAILABLE", "backendError", f"The following scopes are unreachable: {', '.join(unreachable)}")
+    items: dict[str, Any] = {"global": {"warning": {"code": "NO_RESULTS_ON_PAGE", "message": "No results for the scope 'global'."}}}
+    items |= {scope: {"warning": {"code": "UNREACHABLE", "message": f"The scope {scope} is unreachable."}} for scope in unreachable}
+    for scope, item in resources.all_of(state, collection):
+        if scope not in unreachable:
+            items.setdefault(scope, {}).setdefault(collection, []).append(item)
+    return {"kind": "compute#aggregatedList", "items": items}
+
+
+def _snapshots(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    _admit(state, at["project"], "compute", "compute.snapshots.list")
+    return {"kind": "compute#snapshotList", "items": [item for _, item in resources.all_of(state, "snapshots")]}
+
+
+def _one(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    _admit(state, at["project"], "compute", f"compute.{at['collection']}.get")
+    for scope, item in resources.all_of(state, at["collection"]):
+        if (scope, item["name"]) == (at["scope"], at["name"]):
+            return item
+    raise _missing(f"projects/{at['project']}/{at['scope']}/{at['collection']}/{at['name']}")
+
+
+def _delete(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    path = f"projects/{at['project']}/{at['scope']}/{at['collection']}/{at['name']}"
+    with world.edit() as state:
+        _admit(state, at["project"], "compute", f"compute.{at['collection']}.delete")
+        item = next((item for scope, item in resources.all_of(state, at["collection"]) if item["selfLink"].endswith(path)), None)
+        if item is None:
+            raise _missing(path)
+        if at["collection"] in ("disks", "addresses") and item.get("users"):
+            kind = at["collection"].removesuffix("s").removesuffix("e")
+            message = f"The {kind} resource '{path}' is already being used by '{item['users'][0].partition('/v1/')[2]}'"
+            raise Sorry(400, "INVALID_ARGUMENT", "resourceInUseByAnotherResource", message)
+        resources.remove(state, at["collection"], path)
+        operation = _done(at, path, f"operation-{len(state['operations']) + 1}-delete")
+        state["operations"].append(operation)
+    return operation
+
+
+def _done(at: dict[str, str], path: str, name: str) -> dict[str, Any]:
+    """The operation of a deletion, which is done at once."""
+    place, _, where = at["scope"].partition("/")
+    scope = {place.removesuffix("s"): resources.link(f"projects/{at['project']}/{at['scope']}")} if where else {}
+    return scope | {
+        "kind": "compute#operation",
+        "id": str(zlib.crc32(name.encode())),
+        "name": name,
+        "operationType": "delete",
+        "targetLink": resources.link(path),
+        "status": "DONE",
+        "progress": 100,
+        "insertTime": now(),
+        "selfLink": resources.link(f"projects/{at['project']}/{at['scope']}/operations/{name}"),
+    }
+
+
+def _operations(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, items = world.read(), dict[str, Any]()
+    _admit(state, at["project"], "compute", "compute.zoneOperations.list")
+    for operation in state["operations"]:
+        if _passes(operation, query):
+            scope = re.search(r"(zones|regions)/[\w-]+$", operation.get("zone") or operation.get("region") or "")
+            items.setdefault(scope[0] if scope else "global", {"operations": []})["operations"].append(operation)
+    return {"kind": "compute#operationAggregatedList", "items": items}
+
+
+def _wait(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    for operation in world.read()["operations"]:
+        if operation["name"] == at["name"]:
+            return operation
+    raise _missing(f"projects/{at['project']}/{at['scope']}/operations/{at['name']}")
+
+
+def _services(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    if at["project"] != state["project"]:
+        raise Sorry(403, "PERMISSION_DENIED", "forbidden", f"Project '{at['project']}' not found or permission denied.")
+    _admit(state, at["project"], "serviceusage", "serviceusage.services.list")
+    number = state["project_number"]
+    return {
+        "services": [
+            {"name": f"projects/{number}/services/{name}", "state": "ENABLED", "config": {"name": name}}
+            for name in state["services"]
+        ]
+    }
+
+
+def _test_permissions(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    if at["project"] != state["project"]:
+        raise Sorry(403, "PERMISSION_DENIED", "forbidden", "The caller does not have permission")
+    asked = json.loads(body)["permissions"]
+    return {"permissions": [permission for permission in asked if permission not in state["missing_permissions"]]}
+
+
+def _token(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    """What a login is exchanged for; `credentials` of the World says whether it is still good."""
+    if not world.read().get("credentials", True):
+        expired = Sorry(400, "", "", "")
+        expired.body = {"error": "invalid_grant", "error_description": "Token has been expired or revoked."}
+        raise expired
+    return {"access_token": TOKEN, "expires_in": 3600, "token_type": "Bearer"}
+
+
+TOKEN = "the-token-of-the-stand-in"
+Face = Callable[[World, dict[str, str], dict[str, str], bytes], dict[str, Any]]
+COMPUTE = r"/compute/v1/projects/(?P<project>[\w-]+)"
+ONE = SCOPE + r"/(?P<collection>instances|disks|addresses|snapshots|routers)/(?P<name>[\w-]+)"
+ROUTES: list[tuple[str, str, Face]] = [
+    ("GET", COMPUTE, _project),
+    ("GET", rf"{COMPUTE}/regions/(?P<region>[\w-]+)", _region),
+    ("GET", rf"{COMPUTE}/zones/(?P<zone>[\w-]+)/machineTypes/(?P<name>[\w-]+)", _machine_type),
+    ("GET", rf"{COMPUTE}/global/images/family/(?P<family>[\w-]+)", _image),
+    ("GET", rf"{COMPUTE}/global/images/(?P<name>[\w-]+)", _image),
+    ("GET", rf"{COMPUTE}/global/images", _images),
+    ("GET", rf"{COMPUTE}/aggregated/(?P<collection>instances|disks|addresses|routers)", _aggregated),
+    ("GET", rf"{COMPUTE}/aggregated/operations", _operations),
+    ("GET", rf"{COMPUTE}/global/snapshots", _snapshots),
+    ("GET", rf"{COMPUTE}/{ONE}", _one),
+    ("DELETE", rf"{COMPUTE}/{ONE}", _delete),
+    ("GET", rf"{COMPUTE}/{SCOPE}/operations/(?P<name>[\w-]+)", _wait),
+    ("POST", rf"{COMPUTE}/{SCOPE}/operations/(?P<name>[\w-]+)/wait", _wait),
+    ("GET", r"/v1/projects/(?P<project>[\w-]+)/services", _services),
+    ("POST", r"/v1/projects/(?P<project>[\w-]+):testIamPermissions", _test_permissions),
+    ("POST", r"/token", _token),
+]
