@@ -52,7 +52,8 @@ class Engine:
         self.stack = chosen
 
     def _selected(self) -> str:
-        return self._ask("stack", "--show-name", may_fail=True).text.strip()
+        asked = self._ask("stack", "--show-name", may_fail=True)
+        return asked.text.strip() if asked.code == 0 else ""
 
     def make_sure_it_exists(self) -> None:
         """Create the stack in the backend if there is only its file.

@@ -18,7 +18,8 @@ if ! [ -e "$disk" ]; then
 fi
 
 if ! mountpoint --quiet "$mount"; then
-    if [ -z "$(wipefs --no-act "$disk")" ]; then
+    found=$(wipefs --no-act "$disk") # on a line of its own: if this fails, the script ends here and formats nothing
+    if [ -z "$found" ]; then
         say "formatting $disk, which is blank"
         mkfs.ext4 -q -m 0 -E lazy_itable_init=0,lazy_journal_init=0,discard "$disk"
     fi

@@ -114,7 +114,7 @@ def test_fab_lists_its_verbs():
     listed = subprocess.run([Path(sys.executable).parent / "fab", "--list"], cwd=ROOT, capture_output=True, text=True)
 
     assert listed.returncode == 0, listed.stderr
-    assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == ["check", "demo"]
+    assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == ["check", "cost", "demo", "down", "preflight", "sweep", "up"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -39,13 +39,15 @@ def house(tmp_path) -> Path:
 def fab(house) -> Callable[..., Done]:
     """`fab VERB` from a folder further down; its uv fails with 3 where `failing` is in its command."""
 
-    def run(verb: str, failing: str = "nothing") -> Done:
+    def run(*words: str, failing: str = "nothing") -> Done:
         notes, uv, below = house / "notes", house / "its tools" / "uv", house / "below"
         uv.parent.mkdir()
         below.mkdir()
         uv.write_text(f'#!/bin/sh\necho "$PWD: $*" >>"{notes}"\ncase "$*" in *"{failing}"*) exit 3 ;; esac\n')
         uv.chmod(0o755)
-        done = subprocess.run([FAB, verb], cwd=below, env=os.environ | {"UV": str(uv)}, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [FAB, *words], cwd=below, env=os.environ | {"UV": str(uv)}, capture_output=True, text=True, timeout=60
+        )
         return Done(done.returncode, done.stdout, notes.read_text().splitlines())
 
     return run
@@ -88,7 +90,7 @@ def test_check_runs_all_five_whatever_fails_and_ends_with_a_table(fab, house):
         "ruff check",
         "mypy",
         "lint-imports",
-        "pytest",
+        "pytest -m not cloud",
     ]
     rows = [line.rsplit(maxsplit=3)[:2] for line in done.out.splitlines()[-5:]]
     assert rows == [["ruff format", "ok"], ["ruff check", "ok"], ["mypy", "FAILED"], ["lint-imports", "ok"], ["pytest", "ok"]]
@@ -96,6 +98,10 @@ def test_check_runs_all_five_whatever_fails_and_ends_with_a_table(fab, house):
 
 def test_check_is_done_with_0_when_all_is_well(fab):
     assert fab("check").code == 0
+
+
+def test_check_with_cloud_leaves_no_test_out(fab, house):
+    assert words_of(fab("check", "--cloud").asked[1:], house, "run --no-sync ")[-1] == "pytest"
 
 
 def test_check_does_not_go_on_where_the_groups_cannot_be_brought(fab):

@@ -5,7 +5,7 @@ import logging
 import os
 import runpy
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pulumi.runtime.stack import run_pulumi_func
 from infra.policy import Planned
 from tests.tools.stand_in_cloud.engine import engine_path
 from tests.tools.stand_in_cloud.place import Place, sure
+from tests.tools.stand_in_cloud.rest import Rest, needs_gcloud
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -29,6 +30,14 @@ STORAGE = {
 }
 BASE = {"gcp:project": "demo-project"}
 KINDS = {"storage": {"incubator:kind": "storage"}, "l4": {"incubator:kind": "machine"}}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs the engine or gcloud is marked `cloud`."""
+    for item in items:
+        if isinstance(item, pytest.Function) and {"cloud", "cloud_of", "empty", "stored", "rented"} & set(item.fixturenames):
+            item.add_marker("cloud")
 
 
 class Recorder(pulumi.runtime.Mocks):
@@ -46,8 +55,8 @@ class Recorder(pulumi.runtime.Mocks):
             outputs |= {"email": STORAGE["service_account"], "instanceId": "4711", "number": "123456789012"}
         return f"{args.name}-id", outputs
 
-    def call(self, args: pulumi.runtime.MockCallArgs) -> dict[str, Any]:
-        return {"name": "newest-of-its-family", "number": "123456789012", "outputs": self.storage}
+    def call(self, args: pulumi.runtime.MockCallArgs) -> tuple[dict[Any, Any], list[tuple[str, str]] | None]:
+        return {"name": "newest-of-its-family", "number": "123456789012", "outputs": self.storage}, []
 
 
 class Monitor(mocks.MockMonitor):
@@ -109,7 +118,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
         config = {**BASE, **KINDS.get(stack, {}), **{f"incubator:{key}": value for key, value in settings.items()}}
         pulumi.runtime.set_all_config(config)
         try:
-            loop.run_until_complete(run_pulumi_func(lambda: runpy.run_path(str(ROOT / "infra" / "__main__.py"))))
+            loop.run_until_complete(run_pulumi_func(_program))
             said = {key: loop.run_until_complete(pulumi.Output.from_input(value).future()) for key, value in outputs.items()}
         finally:
             pending = asyncio.all_tasks(loop)
@@ -123,6 +132,10 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
         return Program(recorder.planned, said)
 
     return run
+
+
+def _program() -> None:
+    runpy.run_path(str(ROOT / "infra" / "__main__.py"))
 
 
 def _plain(value: Any) -> Any:
@@ -172,3 +185,22 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Place], Pla
         return mine
 
     return begin
+
+
+@pytest.fixture
+def cloud_of(at: Callable[[Place], Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[Place], Place]]:
+    """A copy of a place, whose world gcloud reaches too."""
+    needs_gcloud()
+    open_servers = []
+
+    def begin(place: Place) -> Place:
+        mine = at(place)
+        rest = Rest(mine.world, tmp_path / "gcloud")
+        open_servers.append(rest.__enter__())
+        for key, value in rest.env.items():
+            monkeypatch.setenv(key, value)
+        return mine
+
+    yield begin
+    for rest in open_servers:
+        rest.__exit__(None, None, None)

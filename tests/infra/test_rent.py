@@ -1,6 +1,5 @@
 """`fab up` and what `fab down` asks of infra, through the real engine and the real gcloud, over one stand-in cloud."""
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -9,42 +8,23 @@ from infra.engine import Engine
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused
 from infra.rent import give_back, rent, vm_status
-from infra.sweep import billed
+from infra.sweep import billed, delete
 from infra.tasks import machine_of
 from tests.tools.stand_in_cloud.place import BUCKET, Place
-from tests.tools.stand_in_cloud.rest import Rest, needs_gcloud
 
-pytestmark = pytest.mark.slow
 PROJECT = "demo-project"
-
-
-@pytest.fixture
-def cloud(at: Callable[[Place], Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Iterator[Callable[[Place], Place]]:
-    """A copy of a place, whose world gcloud reaches too."""
-    needs_gcloud()
-    open_servers = []
-
-    def begin(place: Place) -> Place:
-        mine = at(place)
-        rest = Rest(mine.world, tmp_path / "gcloud")
-        open_servers.append(rest.__enter__())
-        for key, value in rest.env.items():
-            monkeypatch.setenv(key, value)
-        return mine
-
-    yield begin
-    for rest in open_servers:
-        rest.__exit__(None, None, None)
 
 
 def sold_out(place: Place, *zones: str, **more: Any) -> None:
     """No VM in these zones, until told otherwise."""
     with place.world.edit() as state:
-        state["faults"] += [{"on": "create", "type": INSTANCE, "kind": "stock-out", "zone": zone, "times": -1} | more for zone in zones]
+        state["faults"] += [
+            {"on": "create", "type": INSTANCE, "kind": "stock-out", "zone": zone, "times": -1} | more for zone in zones
+        ]
 
 
-def test_a_machine_comes_and_goes(stored, cloud, capsys):
-    place = cloud(stored)
+def test_a_machine_comes_and_goes(stored, cloud_of, capsys):
+    place = cloud_of(stored)
     engine = Engine("l4")
 
     rent(engine, allow_replace=False)
@@ -64,8 +44,8 @@ def test_a_machine_comes_and_goes(stored, cloud, capsys):
     assert BUCKET in place.world.read()["resources"]
 
 
-def test_three_zones_sold_out_then_one_that_has_some(stored, cloud, capsys):
-    place = cloud(stored)
+def test_three_zones_sold_out_then_one_that_has_some(stored, cloud_of, capsys):
+    place = cloud_of(stored)
     place.set("l4", otherRegions=True)
     sold_out(place, "us-central1-a", "us-central1-b")
     sold_out(place, "us-central1-c", code="ZONE_RESOURCE_POOL_EXHAUSTED_WITH_DETAILS")
@@ -79,8 +59,8 @@ def test_three_zones_sold_out_then_one_that_has_some(stored, cloud, capsys):
     assert {item.place for item in billed(PROJECT, "l4")} <= {"us-east1-b", "us-east1"}
 
 
-def test_the_zone_that_the_error_names_comes_first(stored, cloud):
-    place = cloud(stored)
+def test_the_zone_that_the_error_names_comes_first(stored, cloud_of):
+    place = cloud_of(stored)
     sold_out(place, "us-central1-a", zones_available="us-central1-c")
 
     rent(Engine("l4"), allow_replace=False)
@@ -88,8 +68,8 @@ def test_the_zone_that_the_error_names_comes_first(stored, cloud):
     assert place.vm()["inputs"]["zone"] == "us-central1-c"
 
 
-def test_sold_out_everywhere_says_what_is_left_and_puts_the_zone_back(stored, cloud):
-    place = cloud(stored)
+def test_sold_out_everywhere_says_what_is_left_and_puts_the_zone_back(stored, cloud_of):
+    place = cloud_of(stored)
     sold_out(place, "us-central1-a", "us-central1-b", "us-central1-c")
 
     with pytest.raises(Failed, match="sold out in us-central1-a, us-central1-b, us-central1-c: no machine was rented"):
@@ -101,8 +81,8 @@ def test_sold_out_everywhere_says_what_is_left_and_puts_the_zone_back(stored, cl
     assert billed(PROJECT, "l4") == []
 
 
-def test_a_quota_is_not_tried_elsewhere(stored, cloud, capsys):
-    place = cloud(stored)
+def test_a_quota_is_not_tried_elsewhere(stored, cloud_of, capsys):
+    place = cloud_of(stored)
     with place.world.edit() as state:
         state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "quota", "times": -1}]
 
@@ -113,8 +93,8 @@ def test_a_quota_is_not_tried_elsewhere(stored, cloud, capsys):
     assert [call for call in place.world.read()["log"] if call["type"] == INSTANCE and call["call"] == "create"].__len__() == 1
 
 
-def test_quota_zero_is_refused_before_anything_is_created(stored, cloud):
-    place = cloud(stored)
+def test_quota_zero_is_refused_before_anything_is_created(stored, cloud_of):
+    place = cloud_of(stored)
     with place.world.edit() as state:
         state["quotas"]["project"]["GPUS_ALL_REGIONS"]["limit"] = 0
 
@@ -124,8 +104,8 @@ def test_quota_zero_is_refused_before_anything_is_created(stored, cloud):
     assert place.ids() == []
 
 
-def test_a_rented_machine_is_not_moved_away_from_its_disk(rented, cloud):
-    place = cloud(rented)
+def test_a_rented_machine_is_not_moved_away_from_its_disk(rented, cloud_of):
+    place = cloud_of(rented)
     with place.world.edit() as state:
         for key in [key for key, one in state["resources"].items() if one["type"] == INSTANCE or one.get("boot_of")]:
             del state["resources"][key]  # taken away
@@ -137,11 +117,11 @@ def test_a_rented_machine_is_not_moved_away_from_its_disk(rented, cloud):
     assert "projects/demo-project/zones/us-central1-a/disks/incubator-l4-data" in place.ids()
 
 
-def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented, cloud):
-    place = cloud(rented)
+def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented, cloud_of):
+    place = cloud_of(rented)
     place.set("l4", provisioning="spot")
 
-    with pytest.raises(Refused, match="would replace vm, with what is on the disk .*--replace"):
+    with pytest.raises(Refused, match=r"would replace vm, with what is on the disk .*--replace"):
         rent(Engine("l4"), allow_replace=False)
     assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "STANDARD"
 
@@ -149,8 +129,8 @@ def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented
     assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "SPOT"
 
 
-def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud):
-    place = cloud(rented)
+def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud_of):
+    place = cloud_of(rented)
     place.set("l4", provisioning="spot")
     rent(Engine("l4"), allow_replace=True)
     with place.world.edit() as state:
@@ -161,8 +141,8 @@ def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud):
         rent(Engine("l4"), allow_replace=False)
 
 
-def test_a_vm_that_the_cloud_made_and_the_engine_lost_is_swept(stored, cloud):
-    place = cloud(stored)
+def test_a_vm_that_the_cloud_made_and_the_engine_lost_is_swept(stored, cloud_of):
+    place = cloud_of(stored)
     with place.world.edit() as state:
         state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "timeout"}]
     with pytest.raises(Failed):
@@ -173,10 +153,14 @@ def test_a_vm_that_the_cloud_made_and_the_engine_lost_is_swept(stored, cloud):
         rent(Engine("l4"), allow_replace=False)
 
     assert "incubator-l4" in [item.name for item in billed(PROJECT, "l4")]
+    delete(billed(PROJECT, "l4"))
+    assert billed(PROJECT, "l4") == []
+    rent(Engine("l4"), allow_replace=False)
+    assert place.vm()["status"] == "RUNNING"
 
 
-def test_storage_is_not_given_back(stored, cloud):
-    cloud(stored)
+def test_storage_is_not_given_back(stored, cloud_of):
+    cloud_of(stored)
 
     with pytest.raises(Refused, match=f"stack storage holds the bucket {BUCKET} with your results, and is protected"):
         give_back(Engine("storage"))

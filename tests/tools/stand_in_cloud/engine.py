@@ -1,5 +1,6 @@
 """The real Pulumi engine, as a person types it, over the stand-in cloud."""
 
+import functools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ LEAST_VERSION = (3, 250, 0)
 Completed = subprocess.CompletedProcess[str]
 
 
+@functools.cache
 def engine_path() -> Path | None:
     """The `pulumi` that tests run: the one that tests/tools/bring_tools built, or one on PATH that is new enough."""
     for found in (shutil.which("pulumi", path=str(BROUGHT)), shutil.which("pulumi")):
@@ -81,9 +83,15 @@ class Engine:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """`pulumi WORDS` that goes on, so that a test can interrupt it; in a process group of its own, as a shell starts it."""
         command = [str(self.path), *words, "--non-interactive", "--color", "never"]
-        pipe = subprocess.PIPE
         return subprocess.Popen(
-            command, cwd=self.root, env=self.env, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, text=True, process_group=0
+            command,
+            cwd=self.root,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            process_group=0,
         )
 
     def wait_for(self, seen: Callable[[State], object], seconds: float = 30) -> None:
@@ -95,7 +103,7 @@ class Engine:
 
     def plan(self, stack: str) -> dict[str, str]:
         """What `pulumi preview` would do, by the name of the resource: same, create, update, replace, delete, read, refresh."""
-        steps = json.loads(self._sure("preview", "--stack", stack, "--json").stdout)["steps"]
+        steps = json.loads(self._sure("preview", "--stack", stack, "--json", "--show-sames").stdout)["steps"]
         plan: dict[str, str] = {}
         for step in steps:
             name, op = step["urn"].rpartition("::")[2], "replace" if "replace" in step["op"] else step["op"]

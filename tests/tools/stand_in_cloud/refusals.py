@@ -16,7 +16,15 @@ TITLES = {
     "iam": "Identity and Access Management (IAM) API",
     "secretmanager": "Secret Manager API",
 }
-PERMISSIONS = {rules.BUCKET: "storage.buckets", rules.ACCOUNT: "iam.serviceAccounts", rules.SERVICE: "serviceusage.services"}
+PERMISSIONS = {
+    rules.ACCOUNT: "iam.serviceAccounts.create",
+    rules.BUCKET: "storage.buckets.create",
+    rules.BUCKET_GRANT: "storage.buckets.setIamPolicy",
+    rules.BUDGET: "billing.budgets.create",
+    rules.PROJECT_GRANT: "resourcemanager.projects.setIamPolicy",
+    rules.SECRET_GRANT: "secretmanager.secrets.setIamPolicy",
+    rules.SERVICE: "serviceusage.services.enable",
+}
 STOP_FIRST = (
     "Changing the machine_type, min_cpu_platform, service_account, enable_display, shielded_instance_config, "
     "scheduling.node_affinities, scheduling.max_run_duration or network_interface.[#d].(network/subnetwork/subnetwork_project) "
@@ -43,7 +51,7 @@ def refuse_create(state: State, token: str, key: str, filled: Values) -> None:
     project = filled["project"]
     if kind.api in TITLES and f"{kind.api}.googleapis.com" not in state["services"]:
         raise Refused(f"{creating}: {_not_enabled(kind.api, project)}")
-    permission = f"{PERMISSIONS.get(token, f'compute.{kind.collection}')}.create"
+    permission = PERMISSIONS.get(token, f"compute.{kind.collection}.create")
     if permission in state["missing_permissions"]:
         raise Refused(f"{creating}: googleapi: Error 403: Required '{permission}' permission for '{key}', forbidden")
     if token == rules.BUCKET and (key in state["taken_buckets"] or key in state["resources"]):
@@ -68,9 +76,9 @@ def refuse_create(state: State, token: str, key: str, filled: Values) -> None:
 def _not_enabled(api: str, project: str) -> str:
     page = f"https://console.developers.google.com/apis/api/{api}.googleapis.com/overview?project={project}"
     return (
-        f"googleapi: Error 403: {TITLES[api]} has not been used in project {project} before or it is disabled. Enable it by visiting "
-        f"{page} then retry. If you enabled this API recently, wait a few minutes for the action to propagate to our systems and "
-        "retry., accessNotConfigured"
+        f"googleapi: Error 403: {TITLES[api]} has not been used in project {project} before or it is disabled. Enable it by "
+        f"visiting {page} then retry. If you enabled this API recently, wait a few minutes for the action to propagate to our "
+        "systems and retry., accessNotConfigured"
     )
 
 

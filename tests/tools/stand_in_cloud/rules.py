@@ -58,34 +58,33 @@ class Kind:
         return self.id.rpartition("/")[0].rpartition("/")[2]
 
 
+def _paths(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 KINDS = {
     INSTANCE: Kind(
         "instance",
         "compute",
         "projects/{project}/zones/{zone}/instances/{name}",
-        replacing=(
-            *("bootDisk.deviceName", "bootDisk.initializeParams", "bootDisk.mode", "bootDisk.source", "bootDisk.kmsKeySelfLink"),
-            *("confidentialInstanceConfig", "description", "guestAccelerators", "hostname", "metadataStartupScript", "name"),
-            *("networkInterfaces.nicType", "networkInterfaces.queueCount", "networkPerformanceConfig", "params", "project"),
-            *("reservationAffinity", "scheduling.localSsdRecoveryTimeout", "scheduling.preemptible"),
-            *("scheduling.provisioningModel", "scheduling.terminationTime", "scratchDisks", "zone"),
-        ),
-        stopping=(
-            *("advancedMachineFeatures", "enableDisplay", "machineType", "minCpuPlatform", "scheduling.maxRunDuration"),
-            *("scheduling.nodeAffinities", "serviceAccount", "shieldedInstanceConfig"),
-            *("networkInterfaces.network", "networkInterfaces.subnetwork", "networkInterfaces.subnetworkProject"),
-        ),
-        kept=(
-            *(
-                "bootDisk.deviceName",
-                "bootDisk.initializeParams",
-                "guestAccelerators",
-                "minCpuPlatform",
-                "networkInterfaces.networkIp",
-            ),
-            *("networkInterfaces.accessConfigs.networkTier", "reservationAffinity", "scheduling.provisioningModel"),
-            *("scheduling.onHostMaintenance", "shieldedInstanceConfig"),
-        ),
+        # The real provider has code to change maxRunDuration on a stopped VM, but its schema (7.19, issue 26148) makes a new VM.
+        replacing=_paths("""
+            attachedDisks.forceAttach bootDisk.deviceName bootDisk.initializeParams bootDisk.kmsKeySelfLink bootDisk.mode
+            bootDisk.source confidentialInstanceConfig guestAccelerators hostname metadataStartupScript name
+            networkInterfaces.nicType networkInterfaces.queueCount networkPerformanceConfig params project reservationAffinity
+            scheduling.localSsdRecoveryTimeout scheduling.maxRunDuration scheduling.onInstanceStopAction scheduling.preemptible
+            scheduling.provisioningModel scheduling.terminationTime scratchDisks zone
+        """),
+        stopping=_paths("""
+            advancedMachineFeatures enableDisplay machineType minCpuPlatform networkInterfaces.network
+            networkInterfaces.subnetwork networkInterfaces.subnetworkProject scheduling.nodeAffinities serviceAccount
+            shieldedInstanceConfig
+        """),
+        kept=_paths("""
+            bootDisk.deviceName bootDisk.initializeParams guestAccelerators minCpuPlatform
+            networkInterfaces.accessConfigs.networkTier networkInterfaces.networkIp reservationAffinity
+            scheduling.onHostMaintenance scheduling.provisioningModel shieldedInstanceConfig
+        """),
         values={
             "bootDisk.initializeParams.type": DISK_TYPES,
             "bootDisk.mode": ("READ_WRITE", "READ_ONLY"),
@@ -98,15 +97,9 @@ KINDS = {
             "reservationAffinity.type": ("ANY_RESERVATION", "SPECIFIC_RESERVATION", "NO_RESERVATION"),
         },
         name=COMPUTE_NAME,
-        computed=(
-            "instanceId",
-            "selfLink",
-            "cpuPlatform",
-            "currentStatus",
-            "creationTimestamp",
-            "metadataFingerprint",
-            "tagsFingerprint",
-        ),
+        computed=_paths("""
+            instanceId selfLink cpuPlatform currentStatus creationTimestamp metadataFingerprint tagsFingerprint
+        """),
     ),
     DISK: Kind(
         "Disk",
@@ -213,14 +206,18 @@ def bare(path: str) -> str:
 
 def touches(path: str, watched: tuple[str, ...]) -> bool:
     """Whether a change at a path is a change of something that is watched: there, below, or (a whole block) above."""
+    return _within(path, watched) or any(name.startswith(f"{bare(path)}.") for name in watched)
+
+
+def _within(path: str, blocks: tuple[str, ...]) -> bool:
     at = bare(path)
-    return any(not name or at == name or at.startswith(f"{name}.") or name.startswith(f"{at}.") for name in watched)
+    return any(not name or at == name or at.startswith(f"{name}.") for name in blocks)
 
 
 def changes(token: str, old: Values, new: Values) -> dict[str, str]:
     """Path to what happened there, as `differences`; what keeps its value when it is no longer named is no change."""
     kept = KINDS[token].kept
-    return {path: change for path, change in differences(old, new).items() if change != GONE or not touches(path, kept)}
+    return {path: change for path, change in differences(old, new).items() if change != GONE or not _within(path, kept)}
 
 
 def replaces(token: str, path: str, old: Values, new: Values) -> bool:
@@ -238,7 +235,7 @@ def replaces(token: str, path: str, old: Values, new: Values) -> bool:
 
 def _contains(wider: Any, narrower: Any) -> bool:
     try:
-        return ipaddress.ip_network(narrower).subnet_of(ipaddress.ip_network(wider))
+        return ipaddress.IPv4Network(narrower).subnet_of(ipaddress.IPv4Network(wider))
     except ValueError:
         return False
 

@@ -1,15 +1,18 @@
 import signal
+from typing import Any
 
 import pytest
 
 from training.checkpoints.interruption import EndOnInterrupt
+
+NOBODY: Any = None  # the callback asks nothing of its trainer
 
 
 @pytest.fixture
 def listening():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     callback = EndOnInterrupt()
-    callback.on_fit_start(None, None)
+    callback.on_fit_start(NOBODY, NOBODY)
     yield callback
     signal.signal(signal.SIGINT, before)
 
@@ -45,7 +48,7 @@ def test_nothing_heard_ends_nothing_and_the_handler_before_comes_back(listening)
 def test_who_ignores_ctrl_c_goes_on_ignoring_it():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        EndOnInterrupt().on_fit_start(None, None)
+        EndOnInterrupt().on_fit_start(NOBODY, NOBODY)
 
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:

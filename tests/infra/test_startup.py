@@ -1,0 +1,131 @@
+"""The script of every boot, run for real: the disk is a file, and only `mount` and what needs root are stood in for."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from infra.machine import DATA_DEVICE, STARTUP_SCRIPT
+from infra.outputs import BOOT_HOOK, LAST_SYNC_HOOK
+
+pytestmark = pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="mkfs.ext4 is not installed (Linux: e2fsprogs)")
+
+
+class Machine:
+    """A disk, a mount point, and notes of what was asked of the system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.disk, self.mount, self.notes, self.tools = folder / "disk", folder / "mnt", folder / "notes", folder / "tools"
+        self.disk.touch()
+        os.truncate(self.disk, 64 * 2**20)
+        self.tools.mkdir()
+        mounted = f'[ "$(cat {folder}/mounted 2>/dev/null)" = yes ]'
+        self.leave_tool("mountpoint", mounted)
+        self.leave_tool("mount", f'echo "mount $*" >>{self.notes}; echo yes >{folder}/mounted')
+        self.leave_tool("runuser", f'echo "runuser $*" >>{self.notes}; shift 3; exec "$@"')
+        self.leave_tool("sleep", "exit 0")
+
+    def leave_tool(self, name: str, script: str) -> None:
+        (self.tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (self.tools / name).chmod(0o755)
+
+    def boot(self) -> subprocess.CompletedProcess[str]:
+        path = f"{self.tools}:{os.environ['PATH']}:/usr/sbin:/sbin"
+        environment = {"PATH": path, "INCUBATOR_DISK": str(self.disk), "INCUBATOR_MOUNT": str(self.mount)}
+        return subprocess.run(["bash", STARTUP_SCRIPT], env=environment, capture_output=True, text=True)
+
+    def noted(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+def label_of(disk: Path) -> str:
+    path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+    return subprocess.run(["wipefs", "--no-act", disk], env={"PATH": path}, capture_output=True, text=True).stdout
+
+
+def test_a_blank_disk_is_formatted_once_and_mounted(machine):
+    first = machine.boot()
+
+    assert first.returncode == 0, first.stderr
+    assert "formatting" in first.stdout
+    assert "ext4" in label_of(machine.disk)
+    assert machine.noted() == [f"mount -o discard,noatime {machine.disk} {machine.mount}"]
+    before = machine.disk.read_bytes()
+
+    again = machine.boot()
+
+    assert again.returncode == 0
+    assert "formatting" not in again.stdout
+    assert machine.disk.read_bytes() == before
+
+
+def test_a_disk_with_something_on_it_is_never_formatted(machine):
+    with machine.disk.open("r+b") as disk:
+        disk.seek(0x1FE)
+        disk.write(b"\x55\xaa")  # a partition table
+    before = machine.disk.read_bytes()
+
+    done = machine.boot()
+
+    assert "formatting" not in done.stdout
+    assert machine.disk.read_bytes() == before
+
+
+def test_a_disk_that_cannot_be_read_is_never_formatted(machine):
+    before = machine.disk.read_bytes()
+    machine.leave_tool("wipefs", "exit 1")
+
+    assert machine.boot().returncode == 1
+    assert machine.disk.read_bytes() == before
+
+
+def test_a_disk_that_has_grown_is_used_whole(machine):
+    assert machine.boot().returncode == 0
+    (machine.notes.parent / "mounted").unlink()  # a reboot
+    os.truncate(machine.disk, 128 * 2**20)
+
+    done = machine.boot()
+
+    assert done.returncode == 0, done.stderr
+    assert "131072 (1k) blocks long" in done.stdout + done.stderr or "32768 (4k) blocks long" in done.stdout + done.stderr
+
+
+def test_what_a_run_left_is_called_as_its_owner_at_every_boot(machine):
+    machine.boot()
+    hook = machine.mount / "incubator" / "boot-hook"
+    hook.parent.mkdir(parents=True)
+    hook.write_text(f"#!/bin/sh\necho hook >>{machine.notes}\n")
+
+    machine.boot()
+    assert "hook" not in machine.noted()  # it may not be run
+    hook.chmod(0o755)
+    machine.boot()
+    machine.boot()
+
+    assert machine.noted()[1:] == [f"runuser --user {hook.owner()} -- {hook}", "hook"] * 2
+
+
+def test_a_machine_without_its_disk_says_so(machine):
+    machine.disk.unlink()
+
+    done = machine.boot()
+
+    assert done.returncode == 1
+    assert f"there is no data disk at {machine.disk}" in done.stdout
+
+
+def test_the_script_and_the_programs_mean_the_same_disk_and_hooks():
+    script = STARTUP_SCRIPT.read_text()
+
+    assert f"/dev/disk/by-id/google-{DATA_DEVICE}}}" in script
+    assert BOOT_HOOK == "/mnt/data/incubator/boot-hook"
+    assert "${INCUBATOR_MOUNT:-/mnt/data}" in script
+    assert "$mount/incubator/boot-hook" in script
+    assert Path(LAST_SYNC_HOOK).parent == Path(BOOT_HOOK).parent

@@ -1,0 +1,180 @@
+"""The verbs of the cloud as they are typed: what they print, and their exit codes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from infra.policy import INSTANCE
+from tests.tools.stand_in_cloud.place import Place
+
+ROOT = Path(__file__).parents[2]
+FAB = Path(sys.executable).parent / "fab"
+Done = subprocess.CompletedProcess[str]
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmcBFPQyLPCGxqGRvWDrtbjWKA6hAIdJGnRMGbTiA9u ada@lab"
+
+
+def fab(*words: str, stdin: str = "", **environment: str) -> Done:
+    """`fab WORDS` in the working directory."""
+    env = {**os.environ, **environment}
+    return subprocess.run([FAB, "-r", ROOT, *words], env=env, capture_output=True, text=True, input=stdin, timeout=120)
+
+
+@pytest.fixture
+def typed(cloud_of: Callable[[Place], Place], rented: Place) -> Place:
+    """A place with a rented machine, where verbs are typed."""
+    return cloud_of(rented)
+
+
+def old_pulumi(folder: Path, version: str) -> str:
+    """A PATH on which `pulumi` is another."""
+    folder.mkdir()
+    (folder / "pulumi").write_text(f"#!/bin/sh\necho {version}\n")
+    (folder / "pulumi").chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize("verb", ["up", "down", "preflight", "cost"])
+def test_without_pulumi_it_says_where_to_get_it(verb, tmp_path):
+    (tmp_path / "bin").mkdir()
+
+    done = fab(verb, "--stack", "l4", PATH=str(tmp_path / "bin"))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("refused: there is no pulumi on the PATH; on Linux: curl -fsSL https://get.pulumi.com | sh")
+
+
+def test_an_old_pulumi_is_refused_with_its_version(tmp_path):
+    done = fab("up", "--stack", "l4", PATH=old_pulumi(tmp_path / "bin", "v3.100.0"))
+
+    assert done.returncode == 2
+    assert "is version v3.100.0 (accepted: 3.250.0 or newer); update it" in done.stderr
+
+
+def test_with_no_stack_selected_it_names_those_there_are(empty, at):
+    at(empty)
+
+    for verb in ("up", "down", "preflight", "cost"):
+        done = fab(verb)
+        assert done.returncode == 2
+        assert "no stack is chosen: add --stack NAME" in done.stderr
+        assert "cpu, l4, l4-spot, storage" in done.stderr
+
+
+def test_a_stack_that_has_no_file_is_refused(empty, at):
+    at(empty)
+
+    done = fab("up", "--stack", "nowhere")
+
+    assert done.returncode == 2
+    assert "stack nowhere: there is no configs/stacks/Pulumi.nowhere.yaml" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("cost", "--stack", "storage"), "stack storage is no machine"),
+        (("cost", "--stack", "l4", "--until", "Monday"), "--until: Monday (accepted: a date such as 2026-12-01)"),
+        (("down", "--stack", "storage"), "holds the bucket demo-project-incubator with your results, and is protected"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(stored, at, words, said):
+    at(stored)
+
+    done = fab(*words)
+
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_needs_no_pulumi_but_a_project(tmp_path, monkeypatch):
+    shutil.copytree(ROOT / "configs" / "stacks", tmp_path / "configs" / "stacks")
+    shutil.copy(ROOT / "Pulumi.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+
+    done = fab("sweep", PATH=str(tmp_path))
+
+    assert done.returncode == 2
+    assert "gcp:project: not set in any file; add --project PROJECT" in done.stderr
+
+
+def test_what_a_machine_costs(typed):
+    done = fab("cost", "--stack", "l4", "--until", "2099-01-01")
+
+    assert done.returncode == 0, done.stderr
+    assert "about" in done.stdout
+    assert "2099-01-01" in done.stdout
+
+
+def test_down_destroys_nothing_that_it_could_not_ask_for_its_last_results(typed, tmp_path):
+    (tmp_path / "bin").mkdir()
+    broken = tmp_path / "bin" / "ssh"
+    typed.set("l4", sshUser="ada", sshPublicKey=KEY)
+    assert typed.engine.up("l4").returncode == 0
+    broken.write_text("#!/bin/sh\necho 'Connection timed out' >&2; exit 255\n")
+    broken.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+
+    refused = fab("down", "--stack", "l4", PATH=path)
+
+    assert refused.returncode == 2
+    assert "incubator-l4 was not asked for its last results (Connection timed out). Nothing was destroyed" in refused.stderr
+    assert typed.ids(INSTANCE) != []
+
+    broken.write_text(
+        '#!/bin/sh\nfor command; do :; done\nexec sh -c "$command"\n'
+    )  # the machine answers; nothing was ever run there
+    done = fab("down", "--stack", "l4", PATH=path)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert typed.ids() == []
+
+
+def test_a_stopped_machine_may_hold_what_the_bucket_does_not(typed):
+    with typed.world.edit() as state:
+        (vm,) = [one for one in state["resources"].values() if one["type"] == INSTANCE]
+        vm["status"] = "TERMINATED"
+
+    refused = fab("down", "--stack", "l4")
+    assert refused.returncode == 2
+    assert "the VM is TERMINATED; to start it: gcloud compute instances start incubator-l4 --zone=us-central1-a" in refused.stderr
+
+    done = fab("down", "--stack", "l4", "--without-sync")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert typed.ids() == []
+
+
+def test_sweep_lists_what_costs_and_deletes_only_on_a_whole_yes(typed):
+    listed = fab("sweep", "--stack", "l4")
+    assert listed.returncode == 1
+    assert all(name in listed.stdout for name in ("incubator-l4", "incubator-l4-data", "incubator-l4-router"))
+
+    kept = fab("sweep", "--stack", "l4", "--delete", stdin="y\n")
+    assert kept.returncode == 2
+    assert typed.ids(INSTANCE) != []
+
+    swept = fab("sweep", "--stack", "l4", "--delete", stdin="yes\n")
+    assert swept.returncode == 0, swept.stdout + swept.stderr
+    assert typed.ids(INSTANCE) == []
+    assert fab("sweep", "--stack", "l4").returncode == 0
+
+
+def test_the_programs_bring_no_torch():
+    modules = "infra.storage, infra.machine, infra.network, infra.stack, infra.tasks, infra.rent"
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import sys, {modules}; print([name for name in ('torch', 'lightning', 'anndata') if name in sys.modules])",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert told.stdout.strip() == "[]"
