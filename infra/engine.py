@@ -120,7 +120,9 @@ class Engine:
         command = [self.path, *words]
         print(f"$ pulumi {' '.join(words)}", flush=True)
         lines = []
-        with subprocess.Popen(command, cwd=self.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with subprocess.Popen(
+            command, cwd=self.root, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 lines.append(line)
@@ -130,7 +132,7 @@ class Engine:
 
     def _ask(self, *words: str, may_fail: bool = False) -> Ended:
         command = [self.path, *words, "--non-interactive", "--color", "never"]
-        done = subprocess.run(command, cwd=self.root, capture_output=True, text=True)
+        done = subprocess.run(command, cwd=self.root, env=_environment(), capture_output=True, text=True)
         if done.returncode != 0 and not may_fail:
             raise Failed(f"pulumi {' '.join(words)}: {' '.join(done.stderr.split())}")
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
@@ -163,6 +165,12 @@ def _engine_path() -> str:
             "update it: curl -fsSL https://get.pulumi.com | sh"
         )
     return found
+
+
+def _environment() -> dict[str, str]:
+    """This process's own, with the uv that started it on the PATH: Pulumi calls uv by its name."""
+    uv = os.environ.get("UV")
+    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}{os.pathsep}{os.path.dirname(uv)}"} if uv else {**os.environ}
 
 
 def _planned(state: dict[str, Any]) -> Planned:

@@ -1,9 +1,15 @@
 """What the README says is so: its commands and its files (its map: test_house.py)."""
 
+import inspect
 import re
 import shlex
 from pathlib import Path
 
+import yaml
+
+import fabfile
+from infra.prices import disk_usd_per_month
+from infra.stack_config import MachineSettings, read_settings
 from training.__main__ import parser
 from training.config_loader import load_config
 from training.data.splits import read_split_file
@@ -24,7 +30,7 @@ def commands() -> list[list[str]]:
 
 
 def test_it_is_short_and_begins_with_the_two_commands_as_they_are_typed():
-    assert README.count("\n") <= 140
+    assert README.count("\n") <= 190
     assert commands()[:2] == [["./fab", "demo"], ["./fab", "check"]]
 
 
@@ -34,6 +40,28 @@ def test_its_commands_are_of_the_command_line():
     assert {words[0] for words in typed} >= {"check", "fit", "predict", "evaluate"}
     for words in typed:
         parser().parse_args(words)
+
+
+def test_its_verbs_of_fab_are_known_with_their_options():
+    typed = [words[1:] for words in commands() if words[0] == "./fab"]
+
+    assert {words[0] for words in typed} >= {"demo", "check", "preflight", "up", "cost", "down", "sweep"}
+    for verb, *options in typed:
+        parameters = inspect.signature(getattr(fabfile, verb).body).parameters
+        assert {option[2:].replace("-", "_") for option in options if option.startswith("--")} <= set(parameters)
+
+
+def test_its_stacks_and_their_prices_are_those_of_the_configuration():
+    rows = re.findall(r"^\| `([\w-]+)` \| .*?([\d.]+) dollars an hour, ([\d.]+) for its disks", README, re.MULTILINE)
+
+    assert [stack for stack, *_ in rows] == ["l4", "l4-spot", "cpu"]
+    for stack, vm, disks in rows:
+        told = yaml.safe_load((ROOT / "configs" / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
+        settings = read_settings(stack, told | {"gcp:project": "my-cells"})
+        assert isinstance(settings, MachineSettings)
+        sizes = ((settings.boot_disk_type, settings.boot_disk_gib), (settings.data_disk_type, settings.data_disk_gib))
+        a_month = sum(disk_usd_per_month(*size) or 0 for size in sizes)
+        assert (vm, disks) == (f"{settings.price:.2f}", f"{a_month / 730:.2f}")
 
 
 def test_its_run_file_and_its_split_file_are_accepted(tmp_path):
