@@ -21,12 +21,22 @@ def test_a_second_time_nothing_changes(rented):
     sure(rented.engine.run("preview", "--stack", "storage", "--expect-no-changes"))
 
 
-def test_the_engines_own_plans_keep_the_policy(empty, at):
+def test_the_engines_own_plan_of_storage_keeps_the_policy(empty, at):
     at(empty)
     plan = OurEngine("storage").plan()
 
     assert {resource.name for resource in plan.planned if resource.protect} >= {"bucket", "training", "training-bucket"}
     assert violations("storage", "iap", plan.planned) == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"provisioning": "spot"}, {"ssh": "public", "sshSourceRanges": ["203.0.113.7/32"]}])
+def test_the_engines_own_plan_of_a_machine_keeps_the_policy(stored, at, settings):
+    at(stored).set("l4", **settings)
+    plan = OurEngine("l4").plan()
+
+    assert INSTANCE in {resource.type for resource in plan.planned}
+    assert (plan.replaced, plan.deleted) == ((), ())
+    assert violations("machine", settings.get("ssh", "iap"), plan.planned) == []
 
 
 def test_the_machine_comes_goes_and_comes_again_and_storage_stays(rented, at):
@@ -160,6 +170,30 @@ def test_whatever_fails_up_or_destroy_brings_a_clean_end(stored, at, nth):
         assert len(place.ids()) == 8
     sure(place.engine.destroy("l4"))
     assert place.ids() == []
+
+
+STORED = {
+    "gcp:projects/service:Service": "API",
+    "gcp:storage/bucket:Bucket": "bucket",
+    "gcp:serviceaccount/account:Account": "account",
+    "gcp:storage/bucketIAMMember:BucketIAMMember": "grant in the bucket",
+    "gcp:projects/iAMMember:IAMMember": "role",
+}
+
+
+@pytest.mark.parametrize("token", STORED, ids=STORED.values())
+def test_whatever_of_storage_fails_the_next_up_makes_it_whole(empty, at, token):
+    place = at(empty)
+    with place.world.edit() as state:
+        state["faults"] = [
+            {"on": "create", "type": token, "kind": "error", "message": "googleapi: Error 503: try again", "times": 1}
+        ]
+
+    assert place.engine.up("storage").returncode != 0
+    sure(place.engine.up("storage"))
+
+    assert set(STORED) <= {one["type"] for one in place.world.read()["resources"].values()}
+    sure(place.engine.run("preview", "--stack", "storage", "--expect-no-changes"))
 
 
 def test_a_delete_that_fails_once_is_asked_again(rented, at):
