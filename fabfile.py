@@ -5,7 +5,7 @@ from invoke.tasks import task
 
 from bootstrap.last_sync import last_sync
 from bootstrap.tasks import check, demo
-from infra.engine import Engine
+from infra.engine import Engine, project_of
 from infra.refusal import Refused
 from infra.rent import give_back, vm_status
 from infra.tasks import STACK, cost, machine_of, plain_refusals, preflight, sweep, sweep_up, up
@@ -18,7 +18,6 @@ __all__ = ["check", "cost", "demo", "down", "preflight", "sweep", "up"]
 def down(c: Context, stack: str | None = None, without_sync: bool = False, seconds: int = 600) -> None:
     """Give a machine back: last results to the bucket, pulumi destroy, then a sweep that proves that nothing costs."""
     engine = Engine(stack)
-    settings = engine.settings()
     machine = machine_of(engine)
     status = machine and vm_status(machine)
     if machine and status and not without_sync:
@@ -30,4 +29,4 @@ def down(c: Context, stack: str | None = None, without_sync: bool = False, secon
                 f"{machine.bucket} would be lost. To destroy all the same: ./fab down --stack {engine.stack} --without-sync"
             )
     give_back(engine)
-    sweep_up(settings.project, engine.stack, and_delete=False)
+    sweep_up(machine.project if machine else project_of(engine.stack), engine.stack, and_delete=False)

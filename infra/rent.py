@@ -3,7 +3,7 @@
 from infra.engine import Ended, Engine, Plan
 from infra.gcloud import NotFound, gcloud
 from infra.outputs import MachineOutputs
-from infra.policy import DISK, violations
+from infra.policy import BUCKET, DISK, violations
 from infra.preflight import preflight
 from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
@@ -155,15 +155,13 @@ def give_back(engine: Engine) -> None:
 
     Raises: Refused for a stack that stays; Failed where the engine could not.
     """
-    settings = engine.settings()
-    if not isinstance(settings, MachineSettings):
-        raise Refused(
-            f"stack {engine.stack} holds the bucket {settings.bucket_name} with your results, and is protected. "
-            f"To give it up for good: empty the bucket, then: pulumi state unprotect --all --stack {engine.stack}; "
-            f"pulumi destroy --stack {engine.stack}"
-        )
     if not engine.exists():
         return
+    if engine.holds(BUCKET):
+        raise Refused(
+            f"stack {engine.stack} holds the bucket with your results, and is protected. To give it up for good: empty the bucket, "
+            f"then: pulumi state unprotect --all --stack {engine.stack}; pulumi destroy --stack {engine.stack}"
+        )
     ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
         raise Failed(_next_step(engine.stack, ended.text).replace("pulumi up", "pulumi destroy"))

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_origin
 
@@ -47,7 +47,7 @@ def _bucket_name(value: str) -> str:
     return value
 
 
-def _closed(value: IPv4Network | IPv6Network) -> IPv4Network | IPv6Network:
+def _closed(value: IPv4Network) -> IPv4Network:
     if value.prefixlen == 0:
         raise ValueError("accepted: a range of yours, such as 203.0.113.7/32; the whole internet is not let in")
     return value
@@ -61,7 +61,7 @@ Bucket = Annotated[
 ]
 Secret = Annotated[str, _matches(r"[A-Za-z0-9_-]{1,255}", "the name of a secret in Secret Manager (not the secret)")]
 DiskType = Literal["pd-ssd", "pd-balanced"]
-SourceRange = Annotated[IPv4Network | IPv6Network, AfterValidator(_closed)]
+SourceRange = Annotated[IPv4Network, AfterValidator(_closed)]  # the subnet has no IPv6
 PublicKey = Annotated[
     str,
     _matches(

@@ -8,11 +8,13 @@ import pytest
 
 from infra.outputs import MachineOutputs, StorageOutputs
 from infra.policy import BUCKET, DISK, FIREWALL, INSTANCE, SERVICE, violations
+from infra.preflight import IAP_API, MACHINE_APIS, OS_LOGIN_API, STORAGE_APIS
+from infra.storage import APIS
 from training.checkpoints.callback import PAYLOAD
 from training.checkpoints.manifest import MANIFEST
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmcBFPQyLPCGxqGRvWDrtbjWKA6hAIdJGnRMGbTiA9u ada@lab"
-PUBLIC = {"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "2001:db8::/48"]'}
+PUBLIC = {"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "198.51.100.0/24"]'}
 PLACE = "--project=demo-project --zone=us-central1-a"
 STACKS = {
     "storage": {},
@@ -121,7 +123,7 @@ def test_iap_lets_in_googles_proxy_only_and_gives_a_nat(program):
 def test_public_lets_in_the_named_ranges_and_needs_no_nat(program):
     machine = program("l4", **PUBLIC)
 
-    assert machine.one(FIREWALL).inputs["sourceRanges"] == ["203.0.113.7/32", "2001:db8::/48"]
+    assert machine.one(FIREWALL).inputs["sourceRanges"] == ["203.0.113.7/32", "198.51.100.0/24"]
     assert machine.one(INSTANCE).inputs["networkInterfaces"][0]["accessConfigs"] == [{"networkTier": "PREMIUM"}]
     assert machine.all("gcp:compute/router:Router") == machine.all("gcp:compute/routerNat:RouterNat") == []
     assert machine.outputs["ssh_proxy"] is None
@@ -202,3 +204,9 @@ def test_another_region_may_be_allowed(program):
 def test_a_refusal_is_one_the_engine_shows_without_a_traceback(program):
     with pytest.raises(pulumi.RunError, match=r"Pulumi\.l4\.yaml: incubator:zone: us-east4-b: accepted: us-central1-a"):
         program("l4", zone="us-east4-b")
+
+
+def test_storage_enables_what_a_machine_needs():
+    needed = {*MACHINE_APIS, *IAP_API, *OS_LOGIN_API, *STORAGE_APIS}
+
+    assert needed <= set(APIS)

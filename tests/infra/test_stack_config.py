@@ -137,7 +137,7 @@ def test_a_wrong_setting_of_storage_is_refused(key, value, words):
         ({"provisioning": "spot", "reservation": "my-l4"}, "reservation: a Spot VM cannot use one"),
         ({"ssh": "public"}, "ssh: public needs sshSourceRanges"),
         ({"ssh": "public", "sshSourceRanges": '["0.0.0.0/0"]'}, "the whole internet is not let in"),
-        ({"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "::/0"]'}, "the whole internet is not let in"),
+        ({"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "::/0"]'}, "not a valid IPv4 network"),
         ({"sshSourceRanges": '["203.0.113.7/32"]'}, "no effect with ssh: iap"),
         ({"sshUser": "ada"}, "sshUser and sshPublicKey only work together"),
         ({"sshPublicKey": KEY}, "sshUser and sshPublicKey only work together"),

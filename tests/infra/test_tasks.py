@@ -79,7 +79,7 @@ def test_a_stack_that_has_no_file_is_refused(empty, at):
     [
         (("cost", "--stack", "storage"), "stack storage is no machine"),
         (("cost", "--stack", "l4", "--until", "Monday"), "--until: Monday (accepted: a date such as 2026-12-01)"),
-        (("down", "--stack", "storage"), "holds the bucket demo-project-incubator with your results, and is protected"),
+        (("down", "--stack", "storage"), "holds the bucket with your results, and is protected"),
     ],
 )
 def test_what_makes_no_sense_is_refused(stored, at, words, said):
