@@ -6,7 +6,8 @@ from invoke.tasks import task
 from bootstrap.last_sync import last_sync
 from bootstrap.tasks import check, demo
 from infra.engine import Engine, project_of
-from infra.refusal import Refused
+from infra.outputs import MachineOutputs
+from infra.refusal import Failed, Refused
 from infra.rent import give_back, vm_status
 from infra.tasks import STACK, cost, machine_of, plain_refusals, preflight, sweep, sweep_up, up
 
@@ -19,14 +20,31 @@ def down(c: Context, stack: str | None = None, without_sync: bool = False, secon
     """Give a machine back: last results to the bucket, pulumi destroy, then a sweep that proves that nothing costs."""
     engine = Engine(stack)
     machine = machine_of(engine)
-    status = machine and vm_status(machine)
-    if machine and status and not without_sync:
-        start = f"gcloud compute instances start {machine.name} --zone={machine.zone} --project={machine.project}"
-        wrong = last_sync(machine, seconds) if status == "RUNNING" else f"the VM is {status}; to start it: {start}"
-        if wrong:
-            raise Refused(
-                f"{machine.name} was not asked for its last results ({wrong}). Nothing was destroyed; what is not in "
-                f"{machine.bucket} would be lost. To destroy all the same: ./fab down --stack {engine.stack} --without-sync"
-            )
-    give_back(engine)
-    sweep_up(machine.project if machine else project_of(engine.stack), engine.stack, and_delete=False)
+    if machine and not without_sync:
+        _bring_last_results(machine, engine.stack, seconds)
+    project = machine.project if machine else project_of(engine.stack)
+    try:
+        give_back(engine)
+    except Failed as failure:  # what costs is told all the same
+        try:
+            sweep_up(project, engine.stack, and_delete=False)
+        except Failed as left:
+            raise Failed(f"{failure}; {left}") from None
+        raise
+    sweep_up(project, engine.stack, and_delete=False)
+
+
+def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> None:
+    """Refused unless the machine says that all is in the bucket: its disk may hold what is nowhere else."""
+    status = vm_status(machine)
+    if status == "RUNNING":
+        wrong = last_sync(machine, seconds)
+    elif status is None:
+        wrong = f"the VM is gone, its data disk may not be; for a VM to it: ./fab up --stack {stack}"
+    else:
+        wrong = f"the VM is {status}; to start it: gcloud compute instances start {machine.name} {machine.place}"
+    if wrong:
+        raise Refused(
+            f"{machine.name} was not asked for its last results ({wrong}). Nothing was destroyed; what is not in "
+            f"{machine.bucket} would be lost. To destroy all the same: ./fab down --stack {stack} --without-sync"
+        )

@@ -2,10 +2,14 @@
 
 import subprocess
 
-from infra.outputs import LAST_SYNC_HOOK, MachineOutputs
+from infra.outputs import DATA, LAST_SYNC_HOOK, RUNS, MachineOutputs
 
-NOTHING_TO_SYNC = 3
-COMMAND = f"if [ -x {LAST_SYNC_HOOK} ]; then exec {LAST_SYNC_HOOK}; else exit {NOTHING_TO_SYNC}; fi"
+# Nothing to bring is said only where it is sure: the disk is mounted, and no run has left its hook on it.
+COMMAND = f"""
+if ! mountpoint -q {DATA}; then echo 'the data disk is not mounted at {DATA}' >&2; exit 1; fi
+if [ -d {RUNS} ] && ! [ -x {RUNS} ]; then echo '{RUNS} is not yours to read' >&2; exit 1; fi
+if [ -e {LAST_SYNC_HOOK} ]; then exec {LAST_SYNC_HOOK}; fi
+"""
 
 
 def last_sync(machine: MachineOutputs, seconds: float) -> str | None:
@@ -20,7 +24,7 @@ def last_sync(machine: MachineOutputs, seconds: float) -> str | None:
         return f"{error.filename} is not installed here"
     except subprocess.TimeoutExpired:
         return f"not done within {seconds:g} seconds"
-    if done.returncode in (0, NOTHING_TO_SYNC):
+    if done.returncode == 0:
         return None
     words = " ".join((done.stderr or done.stdout).split())
     return words[-300:] or f"exit code {done.returncode}"
@@ -34,6 +38,7 @@ def ssh(machine: MachineOutputs, command: str) -> list[str]:
         return ["gcloud", "compute", "ssh", machine.name, *where, *tunnel, "--quiet", f"--command={command}"]
     options = [
         "BatchMode=yes",
+        "LogLevel=ERROR",
         "ConnectTimeout=20",
         "StrictHostKeyChecking=accept-new",
         f"HostKeyAlias=compute.{machine.instance_id}",

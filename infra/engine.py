@@ -77,6 +77,10 @@ class Engine:
 
         Raises: Refused as `read_settings` does.
         """
+        if not self.exists():
+            raise Refused(
+                f"stack {self.stack} is not in this backend yet; run: pulumi stack init {self.stack} (or ./fab up --stack NAME)"
+            )
         told = json.loads(self._ask("config", "--json", "--stack", self.stack).text or "{}")
         return read_settings(self.stack, {key: entry.get("objectValue", entry.get("value")) for key, entry in told.items()})
 
@@ -119,15 +123,23 @@ class Engine:
         """Run a command that prints to the terminal, and keep what it prints."""
         command = [self.path, *words]
         print(f"$ pulumi {' '.join(words)}", flush=True)
-        lines = []
+        lines: list[str] = []
         with subprocess.Popen(
             command, cwd=self.root, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            assert process.stdout is not None
-            for line in process.stdout:
-                lines.append(line)
-                sys.stdout.write(line)
-                sys.stdout.flush()
+            interrupted = False
+            while True:  # a Ctrl-C reaches the engine too, which then writes down what is under way: it is heard out
+                try:
+                    _pass_on(process, lines)
+                    break
+                except KeyboardInterrupt:
+                    interrupted = True
+        if interrupted:
+            raise Failed(
+                f"interrupted; what came is in the state of stack {self.stack}, unless Ctrl-C came twice. "
+                f"Go on: the same command again; back: ./fab down --stack {self.stack}; "
+                f"what costs meanwhile: ./fab sweep --stack {self.stack}"
+            )
         return Ended(process.returncode, "".join(lines))
 
     def _ask(self, *words: str, may_fail: bool = False) -> Ended:
@@ -138,13 +150,22 @@ class Engine:
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
 
 
+def _pass_on(process: "subprocess.Popen[str]", lines: list[str]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        sys.stdout.write(line)
+        sys.stdout.flush()
+    process.wait()
+
+
 def project_of(stack: str | None) -> str:
     """The GCP project of a stack, or of all, read from their files: Pulumi and its state may be gone.
 
     Raises: Refused if no file names one, or if they name several.
     """
     files = sorted((project_root() / "configs" / "stacks").glob(f"Pulumi.{stack or '*'}.yaml"))
-    told = {(yaml.safe_load(file.read_text()) or {}).get("config", {}).get("gcp:project") for file in files}
+    told = {((yaml.safe_load(file.read_text()) or {}).get("config") or {}).get("gcp:project") for file in files}
     projects = sorted(project for project in told if project)
     if len(projects) != 1:
         raise Refused(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")

@@ -7,8 +7,10 @@ from typing import Any, Self
 from infra.refusal import Refused
 
 # Programs that a run leaves on the data disk: what goes on after a reboot, and what brings the last results to the bucket.
-BOOT_HOOK = "/mnt/data/incubator/boot-hook"
-LAST_SYNC_HOOK = "/mnt/data/incubator/last-sync"
+DATA = "/mnt/data"
+RUNS = f"{DATA}/incubator"
+BOOT_HOOK = f"{RUNS}/boot-hook"
+LAST_SYNC_HOOK = f"{RUNS}/last-sync"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class MachineOutputs(_Outputs):
     max_run_seconds: int
     ssh_user: str | None = None  # Pulumi knows no empty outputs
     ssh_proxy: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Zone and project, as gcloud is told them."""
+        return f"--zone={self.zone} --project={self.project}"
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,6 @@ LABELS = frozenset({"project", "stack", "owner", "run"})
 ROLES = frozenset({
     "roles/storage.objectUser", "roles/logging.logWriter", "roles/monitoring.metricWriter", "roles/secretmanager.secretAccessor",
 })  # fmt: skip
-WHOLE_INTERNET = frozenset({"0.0.0.0/0", "::/0"})
 DISK_TYPES = frozenset({"pd-ssd", "pd-balanced"})
 
 
@@ -70,7 +69,7 @@ def _disk(disk: Planned) -> Iterator[str]:
 
 
 def _firewall(rule: Planned) -> Iterator[str]:
-    if WHOLE_INTERNET & set(rule.inputs.get("sourceRanges") or WHOLE_INTERNET):
+    if any(int(source.rpartition("/")[2]) < 8 for source in rule.inputs.get("sourceRanges") or ["0.0.0.0/0"]):
         yield "lets the whole internet in"
     if [allow.get("ports") for allow in rule.inputs.get("allows") or []] != [["22"]]:
         yield "opens more than port 22"

@@ -1,9 +1,11 @@
 """`fab up` and `fab down`: checks before anything costs money, the engine, the next zone if one is sold out, a last look."""
 
+from infra.advice import next_step
 from infra.engine import Ended, Engine, Plan
 from infra.gcloud import NotFound, gcloud
+from infra.machine_types import region_of
 from infra.outputs import MachineOutputs
-from infra.policy import BUCKET, DISK, violations
+from infra.policy import BUCKET, violations
 from infra.preflight import preflight
 from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
@@ -19,14 +21,13 @@ def rent(engine: Engine, allow_replace: bool) -> None:
     settings = engine.settings()
     for line in preflight(settings, engine.stack):
         print(line)
-    plan = engine.plan()
-    _refuse(plan, settings, engine.stack, allow_replace)
+    came_before = "instance_id" in engine.outputs()  # a disk that no VM ever had is empty
+    _refuse(engine.plan(), settings, engine.stack, allow_replace or not came_before)
     if not isinstance(settings, MachineSettings):
         _up(engine)
         return
     print(f"about ${settings.price:.2f} an hour while it runs; the cloud ends it after {settings.max_run_seconds / 3600:g} hours")
-    had_disk = engine.holds(DISK)
-    _up_somewhere(engine, settings, movable=not had_disk)
+    _up_somewhere(engine, settings, movable=not came_before)
     _look_at_what_came(engine)
 
 
@@ -38,7 +39,7 @@ def _refuse(plan: Plan, settings: StackSettings, stack: str, allow_replace: bool
     lost = [name for name in (*plan.replaced, *plan.deleted) if name in ("vm", "data-disk")]
     if lost and not allow_replace:
         raise Refused(
-            f"stack {stack}: this would replace {' and '.join(lost)}, with what is on the disk "
+            f"stack {stack}: this would replace {' and '.join(lost)}, and what is on its disk and not in the bucket would be lost "
             f"(see: pulumi preview --stack {stack}); run it again with --replace if that is meant"
         )
 
@@ -46,7 +47,7 @@ def _refuse(plan: Plan, settings: StackSettings, stack: str, allow_replace: bool
 def _up(engine: Engine) -> Ended:
     ended = engine.show("up", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
-        raise Failed(_next_step(engine.stack, ended.text))
+        raise Failed(next_step(engine.stack, ended.text))
     return ended
 
 
@@ -60,16 +61,22 @@ def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> N
             return
         new = [operation for operation in _operations(settings.project, name) if operation["id"] not in before]
         found = shortage(new, ended.text)
-        if found is None or found.kind == "quota":
+        if found is None or (found.kind == "quota" and not _only_there(found, tried)):
             _put_back(engine, settings.zone, tried)
-            raise Failed(_next_step(engine.stack, ended.text, found))
+            raise Failed(next_step(engine.stack, ended.text, found))
         zone = next_zone(tried, found, settings.other_regions)
         if not movable or zone is None:
             _put_back(engine, settings.zone, tried)
             raise Failed(_nowhere(engine.stack, tried, movable, settings.other_regions))
-        print(f"{tried[-1]} is sold out; trying {zone} (incubator:zone in configs/stacks/Pulumi.{engine.stack}.yaml)", flush=True)
+        why = "is sold out" if found.kind == "sold_out" else "is beyond the quota of its region"
+        print(f"{tried[-1]} {why}; trying {zone} (incubator:zone in configs/stacks/Pulumi.{engine.stack}.yaml)", flush=True)
         engine.set("zone", zone)
         tried.append(zone)
+
+
+def _only_there(found: Shortage, tried: list[str]) -> bool:
+    """Whether a quota is missing in another region only, to which the search had moved on."""
+    return f"in region {region_of(tried[-1])}" in found.words and region_of(tried[-1]) != region_of(tried[0])
 
 
 def _put_back(engine: Engine, zone: str, tried: list[str]) -> None:
@@ -88,38 +95,14 @@ def _operations(project: str, name: str) -> list[dict[str, str]]:
 def _nowhere(stack: str, tried: list[str], movable: bool, other_regions: bool) -> str:
     if not movable:
         return (
-            f"{tried[-1]} is sold out, and the data disk of stack {stack} stands there. Try again later, or move without the disk: "
-            f"./fab down --stack {stack}, then ./fab up --stack {stack}"
+            f"{tried[-1]} is sold out, and the data disk of stack {stack} stands there. Try again later; or, if all that counts is "
+            f"in the bucket, move without the disk: ./fab down --stack {stack} --without-sync, then ./fab up --stack {stack}"
         )
     elsewhere = "" if other_regions else "; to look in other regions too: pulumi config set incubator:otherRegions true"
     return (
-        f"sold out in {', '.join(tried)}: no machine was rented{elsewhere}. An empty disk and a network are left "
+        f"sold out in {', '.join(tried)}: no machine was rented{elsewhere}. An empty disk and a NAT are left "
         f"(./fab cost --stack {stack}); ./fab down --stack {stack} removes them, ./fab up --stack {stack} tries again"
     )
-
-
-THERE_BUT_UNKNOWN = "it is there, but not in Pulumi's state: ./fab sweep --stack {stack} --delete, then again"
-ADVICE = {
-    "pending operations": "an earlier run was cut off: pulumi refresh --clear-pending-creates --stack {stack}, then again",
-    "the stack is currently locked": "another pulumi is at work on it; if none is: pulumi cancel --stack {stack}",
-    "alreadyExists": THERE_BUT_UNKNOWN,
-    "already exists": THERE_BUT_UNKNOWN,
-    "notFound": "something was deleted by hand: pulumi refresh --stack {stack}, then again",
-    "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
-    "passphrase": "set PULUMI_CONFIG_PASSPHRASE (or _FILE) to the passphrase of your stacks",
-}
-
-
-def _next_step(stack: str, printed: str, found: Shortage | None = None) -> str:
-    if found is not None:
-        return (
-            f"the project's quota is too small, and another zone would not help: {found.words}; "
-            f"./fab preflight --stack {stack} says what to ask for"
-        )
-    for words, advice in ADVICE.items():
-        if words in printed:
-            return f"pulumi up did not finish: {advice.format(stack=stack)}"
-    return f"pulumi up did not finish (see above). What came is in its state: run it again, or ./fab down --stack {stack}"
 
 
 def _look_at_what_came(engine: Engine) -> None:
@@ -137,7 +120,11 @@ def _look_at_what_came(engine: Engine) -> None:
     wanted = {"provisioning": asked.provisioning, "machine_type": asked.machine_type, "status": "RUNNING"}
     wrong = [f"{key}: {came[key]} instead of {wanted[key]}" for key in wanted if came[key] != wanted[key]]
     if wrong:
-        raise Failed(f"{asked.name} is not what was asked for: {'; '.join(wrong)}. ./fab down --stack {engine.stack} removes it")
+        start = f"gcloud compute instances start {asked.name} {asked.place}"
+        raise Failed(
+            f"{asked.name} is not what was asked for: {'; '.join(wrong)}. "
+            f"{'' if came['status'] == 'RUNNING' else f'To start it: {start}. '}To give it back: ./fab down --stack {engine.stack}"
+        )
     print(f"{asked.name} runs in {asked.zone} ({asked.machine_type}, {asked.provisioning})")
 
 
@@ -164,4 +151,4 @@ def give_back(engine: Engine) -> None:
         )
     ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
-        raise Failed(_next_step(engine.stack, ended.text).replace("pulumi up", "pulumi destroy"))
+        raise Failed(next_step(engine.stack, ended.text, verb="destroy"))

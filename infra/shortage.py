@@ -53,7 +53,8 @@ def next_zone(tried: list[str], found: Shortage, other_regions: bool) -> str | N
     named = [zone for zone in found.zones_available if zone in ZONES]
     if not other_regions:
         named = [zone for zone in named if region_of(zone) == region_of(tried[0])]
+    closed = {region_of(tried[-1])} if found.kind == "quota" else set()
     for zone in (*named, *zones_after(tried[0], other_regions)):
-        if zone not in tried:
+        if zone not in tried and region_of(zone) not in closed:
             return zone
     return None

@@ -8,7 +8,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, region_of, usd_per_hour
@@ -42,26 +42,48 @@ def _matches(pattern: str, accepted: str) -> AfterValidator:
 
 
 def _bucket_name(value: str) -> str:
-    if value.startswith("goog") or "google" in value or re.fullmatch(r"[\d.]+", value) or ".." in value:
-        raise ValueError("accepted: a name that is no IP address and neither starts with goog nor holds google")
+    if value.startswith("goog") or "google" in value:
+        raise ValueError("accepted: a name that neither starts with goog nor holds google")
     return value
 
 
-def _closed(value: IPv4Network) -> IPv4Network:
-    if value.prefixlen == 0:
-        raise ValueError("accepted: a range of yours, such as 203.0.113.7/32; the whole internet is not let in")
+def _source_range(value: Any) -> Any:
+    """A range of the user's own. The subnet has no IPv6, and half the internet twice is the whole of it."""
+    try:
+        network = IPv4Network(value) if isinstance(value, str) else None
+    except ValueError:
+        network = None
+    if network is None or network.prefixlen < 8:
+        raise ValueError(f"{value}: accepted: IPv4 ranges of yours, such as [203.0.113.7/32]; the whole internet is not let in")
+    return network
+
+
+def _list_of_ranges(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _no_secret(value: str) -> str:
+    """The secret itself in place of its name would stand in plain files. It is not repeated in the refusal."""
+    if re.fullmatch(r"hf_\w{20,}|[0-9a-f]{40}|\w{50,}", value):
+        raise ValueError("this looks like a secret itself (accepted: the name of a secret in Secret Manager)")
     return value
+
+
+def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("accepted: each name once")
+    return values
 
 
 Label = Annotated[str, _matches(r"[a-z0-9_-]{1,63}", "1 to 63 of a-z, 0-9, _ and -")]
 RegionName = Annotated[str, _one_of(tuple(REGIONS))]
 Zone = Annotated[str, _one_of(ZONES)]
-Bucket = Annotated[
-    str, _matches(r"[a-z0-9][a-z0-9._-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, -, _ and ."), AfterValidator(_bucket_name)
+Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, - and _"), AfterValidator(_bucket_name)]
+Secret = Annotated[
+    str, _matches(r"[A-Za-z0-9_-]{1,255}", "the name of a secret in Secret Manager (not the secret)"), AfterValidator(_no_secret)
 ]
-Secret = Annotated[str, _matches(r"[A-Za-z0-9_-]{1,255}", "the name of a secret in Secret Manager (not the secret)")]
 DiskType = Literal["pd-ssd", "pd-balanced"]
-SourceRange = Annotated[IPv4Network, AfterValidator(_closed)]  # the subnet has no IPv6
+SourceRange = Annotated[IPv4Network, BeforeValidator(_source_range)]
 PublicKey = Annotated[
     str,
     _matches(
@@ -103,12 +125,13 @@ class StorageSettings(Settings):
     checkpoint_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         default=90, description="storage: checkpoints live so many days in the bucket; model.pt, logs and figures stay"
     )
-    secrets: tuple[Secret, ...] = Field(
+    secrets: Annotated[tuple[Secret, ...], AfterValidator(_each_once)] = Field(
         default=(), description="storage: names of Secret Manager secrets that machines may read (never the secrets themselves)"
     )
-    billing_account: BillingAccount | None = Field(default=None, description="storage: for the budget alert, with monthlyBudgetUsd")
-    monthly_budget_usd: Annotated[int, Field(ge=1)] | None = Field(
-        default=None, description="storage: mails at 50, 90 and 100 % of so many dollars a month; an alert, not a limit"
+    billing_account: BillingAccount | None = Field(default=None, description="storage: for the budget alert, with monthlyBudget")
+    monthly_budget: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="storage: mails at 50, 90 and 100 % of so much a month, in the account's currency; an alert, not a limit",
     )
 
     @property
@@ -118,8 +141,8 @@ class StorageSettings(Settings):
 
     @model_validator(mode="after")
     def _budget_is_whole(self) -> Self:
-        if (self.billing_account is None) != (self.monthly_budget_usd is None):
-            raise ValueError("billingAccount and monthlyBudgetUsd only work together: set both or neither")
+        if (self.billing_account is None) != (self.monthly_budget is None):
+            raise ValueError("billingAccount and monthlyBudget only work together: set both or neither")
         return self
 
 
@@ -154,11 +177,13 @@ class MachineSettings(Settings):
     boot_disk_type: DiskType = Field(default="pd-balanced", description="machine: pd-balanced or pd-ssd")
     boot_disk_gib: DiskSize = Field(default=250, description="machine: size of the boot disk")
     data_disk_type: DiskType = Field(default="pd-balanced", description="machine: pd-balanced or pd-ssd")
-    data_disk_gib: DiskSize = Field(default=200, description="machine: size of the data disk; it grows in place, and never shrinks")
+    data_disk_gib: DiskSize = Field(
+        default=200, description="machine: size of the data disk; more grows in place, less is a new, empty disk"
+    )
     ssh: Literal["iap", "public"] = Field(
         default="iap", description="machine: iap (no external address), or public with sshSourceRanges"
     )
-    ssh_source_ranges: tuple[SourceRange, ...] = Field(
+    ssh_source_ranges: Annotated[tuple[SourceRange, ...], BeforeValidator(_list_of_ranges)] = Field(
         default=(), description="machine: who may reach port 22 with ssh: public, such as [203.0.113.7/32]"
     )
     ssh_user: UserName | None = Field(default=None, description="machine: with sshPublicKey, instead of OS Login")
@@ -286,8 +311,9 @@ def _sentence(file: str, kind: str, error: ValidationError, values: Mapping[str,
         return f"{file}: incubator:{key}: {values[key]}: a stack of kind {kind} has no such key{_nearest(key, KINDS[kind])}"
     if not key:
         return f"{file}: incubator:{reason}"
-    name, value = ("gcp:project", "") if key == "project" else (f"incubator:{key}", values.get(key, ""))
-    return f"{file}: {name}: {value}: {reason[:1].lower()}{reason[1:]}"
+    name = "gcp:project" if key == "project" else f"incubator:{key}"
+    value = "" if key in ("project", "secrets") else f"{values.get(key, '')}: "  # a secret may stand where its name should
+    return f"{file}: {name}: {value}{reason[:1].lower()}{reason[1:]}"
 
 
 def _nearest(key: str, settings: type[StackSettings]) -> str:

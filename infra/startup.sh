@@ -19,7 +19,7 @@ fi
 
 if ! mountpoint --quiet "$mount"; then
     found=$(wipefs --no-act "$disk") # on a line of its own: if this fails, the script ends here and formats nothing
-    if [ -z "$found" ]; then
+    if [ -z "$found" ] && cmp --quiet --bytes=16M "$disk" /dev/zero; then # no signature may also be a damaged one
         say "formatting $disk, which is blank"
         mkfs.ext4 -q -m 0 -E lazy_itable_init=0,lazy_journal_init=0,discard "$disk"
     fi

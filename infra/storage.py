@@ -66,7 +66,7 @@ class Storage(pulumi.ComponentResource):
                 service=f"{api}.googleapis.com",
                 project=self._settings.project,
                 disable_on_destroy=False,
-                opts=self._inside,
+                opts=self._opts([], protect=api in APIS),  # the others go when the setting goes; they stay enabled
             )
             for api in wanted
         ]
@@ -117,17 +117,23 @@ class Storage(pulumi.ComponentResource):
             )
 
     def _alert(self, billing_account: str, after: list[pulumi.Resource]) -> None:
+        # Without both, a person's own credentials get a 403 from this one API.
+        billing = gcp.Provider(
+            "billing",
+            project=self._settings.project,
+            billing_project=self._settings.project,
+            user_project_override=True,
+            opts=self._inside,
+        )
         project = gcp.organizations.get_project_output(project_id=self._settings.project)
         gcp.billing.Budget(
             "budget",
             billing_account=billing_account,
             display_name=f"incubator: {self._settings.project}",
             budget_filter=gcp.billing.BudgetBudgetFilterArgs(projects=[project.number.apply("projects/{}".format)]),
-            amount=gcp.billing.BudgetAmountArgs(
-                specified_amount=gcp.billing.BudgetAmountSpecifiedAmountArgs(
-                    currency_code="USD", units=str(self._settings.monthly_budget_usd)
-                )
+            amount=gcp.billing.BudgetAmountArgs(  # in the account's own currency: another one is refused
+                specified_amount=gcp.billing.BudgetAmountSpecifiedAmountArgs(units=str(self._settings.monthly_budget))
             ),
             threshold_rules=[gcp.billing.BudgetThresholdRuleArgs(threshold_percent=share) for share in (0.5, 0.9, 1.0)],
-            opts=self._opts(after, protect=False),
+            opts=pulumi.ResourceOptions.merge(self._opts(after, protect=False), pulumi.ResourceOptions(provider=billing)),
         )

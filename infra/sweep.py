@@ -163,6 +163,7 @@ def _vm(project: str, vm: Resource) -> Billed:
     note = machine + (", Spot" if is_spot(vm) else "")
     note += ", with an external address" if runs and has_external_address(vm) else ""
     note += "" if runs else "; stopped: its disks cost all the same"
+    note += _whose(vm)
     note += "; price not known" if hourly is None else ""
     monthly = None if hourly is None else hourly * HOURS_PER_MONTH
     return Billed(project, "VM", vm["name"], last(vm["zone"]), _stack(vm), vm["status"], monthly, note)
@@ -172,7 +173,7 @@ def _disk(project: str, disk: Resource) -> Billed:
     kind, gib, users = last(disk["type"]), int(disk["sizeGb"]), [last(user) for user in disk.get("users", [])]
     price = disk_usd_per_month(kind, gib)
     note = f"{gib} GiB {kind}, " + (f"used by {', '.join(users)}" if users else "used by no VM")
-    note += "; price not known" if price is None else ""
+    note += ("; price not known" if price is None else "") + _whose(disk)
     place = last(disk.get("zone") or disk["region"])
     return Billed(project, "disk", disk["name"], place, _stack(disk), disk["status"], price, note)
 
@@ -197,6 +198,11 @@ def _nat(project: str, router: Resource) -> Billed:
     note = f"{', '.join(nat['name'] for nat in router['nats'])}, with one address; traffic comes on top"
     stack = router["name"].removeprefix(f"{PROJECT}-").removesuffix("-router")
     return Billed(project, "NAT", router["name"], last(router["region"]), stack, "", monthly, note)
+
+
+def _whose(resource: Resource) -> str:
+    """Two people may have a stack of one name in a project: whose it is, and since when."""
+    return f"; of {resource.get('labels', {}).get('owner', 'nobody')}, since {resource['creationTimestamp'][:10]}"
 
 
 def _stack(resource: Resource) -> str:

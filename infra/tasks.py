@@ -95,7 +95,7 @@ def sweep_up(project: str, stack: str | None, and_delete: bool) -> None:
     found = billed(project, stack)
     print(table(found))
     if found and and_delete:
-        if input(f"Delete these {len(found)} for good, with what is on the disks? Type yes: ").strip() != "yes":
+        if _answer(f"Delete these {len(found)} for good, with what is on the disks? Type yes: ") != "yes":
             raise Refused("nothing was deleted")
         delete(found)
         found = billed(project, stack)
@@ -103,6 +103,14 @@ def sweep_up(project: str, stack: str | None, and_delete: bool) -> None:
     if found:
         again = f" --stack {stack}" if stack else ""
         raise Failed(f"{len(found)} still cost money; ./fab sweep{again} --delete removes them")
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:  # nobody is there to answer
+        print()
+        return ""
 
 
 def machine_of(engine: Engine) -> MachineOutputs | None:

@@ -14,7 +14,7 @@ import pytest
 
 from bootstrap import last_sync as module
 from bootstrap.last_sync import COMMAND, last_sync, ssh
-from infra.outputs import LAST_SYNC_HOOK, MachineOutputs
+from infra.outputs import DATA, LAST_SYNC_HOOK, MachineOutputs
 
 MACHINE = MachineOutputs(
     name="incubator-l4",
@@ -70,7 +70,9 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     (tmp_path / "ssh").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     hook = tmp_path / "last-sync"
-    monkeypatch.setattr(module, "COMMAND", COMMAND.replace(LAST_SYNC_HOOK, str(hook)))
+    monkeypatch.setattr(
+        module, "COMMAND", COMMAND.replace(LAST_SYNC_HOOK, str(hook)).replace(f"mountpoint -q {DATA}", "mountpoint -q /")
+    )
     outputs = replace(MACHINE, ssh_host="127.0.0.1", ssh_port=port, ssh_user=getpass.getuser())
     with subprocess.Popen([SSHD, "-D", "-e", "-f", tmp_path / "sshd_config"], stderr=subprocess.DEVNULL) as process:
         for _ in range(100):
@@ -91,6 +93,22 @@ def test_what_a_run_left_on_the_machine_is_called_and_waited_for(host, tmp_path)
 
 def test_a_machine_on_which_nothing_ever_ran_has_nothing_to_sync(host):
     assert last_sync(host.outputs, seconds=30) is None
+
+
+@pytest.mark.parametrize("code", [1, 3, 127])
+def test_no_failure_of_a_sync_counts_as_done(host, code):
+    host.leave(f"exit {code}")
+
+    assert last_sync(host.outputs, seconds=30) == f"exit code {code}"
+
+
+def test_a_disk_that_is_not_mounted_is_not_an_empty_one(host, monkeypatch):
+    monkeypatch.setattr(module, "COMMAND", module.COMMAND.replace("mountpoint -q /", "mountpoint -q /nowhere"))
+
+    wrong = last_sync(host.outputs, seconds=30)
+
+    assert wrong is not None
+    assert wrong.endswith("the data disk is not mounted at /mnt/data")
 
 
 def test_a_sync_that_fails_says_why(host):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,23 +78,30 @@ def test_storage_can_be_given_up_for_good_and_the_apis_stay_enabled(stored, at):
     assert "compute.googleapis.com" in place.world.read()["services"]
 
 
-ROWS = [
-    ("owner", "ada", {"vm": "update", "data-disk": "update"}),
-    ("maxRunSeconds", 3600, {"vm": "replace"}),
-    ("machineType", "g2-standard-16", {"vm": "update"}),
-    ("terminationAction", "DELETE", {"vm": "update"}),
-    ("dataDiskGib", 240, {"data-disk": "update"}),
-    ("zone", "us-central1-b", {"vm": "replace", "data-disk": "replace"}),
-    ("image", f"{IMAGE_FAMILY}-v20260814", {"vm": "replace"}),
-    ("bootDiskType", "pd-ssd", {"vm": "replace"}),
-    ("provisioning", "spot", {"vm": "replace"}),
+ROWS: list[tuple[dict[str, Any], dict[str, str]]] = [
+    ({"owner": "ada"}, {"vm": "update", "data-disk": "update"}),
+    ({"maxRunSeconds": 3600}, {"vm": "replace"}),
+    ({"machineType": "g2-standard-16"}, {"vm": "update"}),
+    ({"terminationAction": "DELETE"}, {"vm": "update"}),
+    ({"dataDiskGib": 240}, {"data-disk": "update"}),
+    ({"zone": "us-central1-b"}, {"vm": "replace", "data-disk": "replace"}),
+    ({"image": f"{IMAGE_FAMILY}-v20260814"}, {"vm": "replace"}),
+    ({"dataDiskType": "pd-ssd"}, {"vm": "replace", "data-disk": "replace"}),
+    ({"bootDiskType": "pd-ssd"}, {"vm": "replace"}),
+    ({"bootDiskGib": 300}, {"vm": "replace"}),
+    ({"provisioning": "spot"}, {"vm": "replace"}),
+    (
+        {"ssh": "public", "sshSourceRanges": ["203.0.113.7/32"]},
+        {"vm": "update", "ssh": "update", "nat": "delete", "router": "delete"},
+    ),
 ]
+NAMES = [next(iter(settings)) for settings, _ in ROWS]
 
 
-@pytest.mark.parametrize(("key", "value", "changes"), ROWS, ids=[key for key, *_ in ROWS])
-def test_a_change_does_what_the_table_says(rented, at, key, value, changes):
+@pytest.mark.parametrize(("settings", "changes"), ROWS, ids=NAMES)
+def test_a_change_does_what_the_table_says(rented, at, settings, changes):
     place = at(rented)
-    place.set("l4", **{key: value})
+    place.set("l4", **settings)
 
     told = json.loads(sure(place.engine.run("preview", "--stack", "l4", "--json")).stdout)
 
@@ -108,10 +116,30 @@ def test_the_table_of_the_readme_is_the_one_that_is_tested():
     rows = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
     told = {key.strip().strip("`"): what.strip() for _, key, what, *_ in rows}
 
-    assert set(told) == {key for key, *_ in ROWS}
-    for key, _, changes in ROWS:
+    assert set(told) == set(NAMES)
+    for key, (_, changes) in zip(NAMES, ROWS, strict=True):
         assert told[key].startswith("replaces" if "replace" in changes.values() else "in place")
         assert ("VM and data disk" in told[key]) == (changes.get("data-disk") == "replace")
+
+
+def test_a_smaller_data_disk_is_a_new_one(rented, at):
+    place = at(rented)
+    place.set("l4", dataDiskGib=100)
+
+    assert set(OurEngine("l4").plan().replaced) == {"vm", "data-disk"}
+
+
+def test_a_secret_that_is_taken_back_takes_nothing_else_along(stored, at):
+    place = at(stored)
+    with place.world.edit() as state:
+        state["secrets"] = ["hf-token"]
+    place.set("storage", secrets=["hf-token"])
+    sure(place.engine.up("storage"))
+
+    place.set("storage", secrets=[])
+    sure(place.engine.up("storage"))
+
+    assert "secretmanager.googleapis.com" in place.world.read()["services"]
 
 
 def test_changes_in_place_keep_the_vm(rented, at):
@@ -273,7 +301,7 @@ def test_ctrl_c_leaves_a_state_that_can_be_put_right(stored, at):
         ("l4", {"kind": "vm"}, {}, "incubator:kind: vm (accepted: storage, machine)"),
         ("l4", {"zoone": "us-central1-a"}, {}, "a stack of kind machine has no such key; did you mean zone"),
         ("l4", {"machineType": "g2-standard-16"}, {"credentials": False}, "gcloud auth application-default login"),
-        ("storage", {"secrets": ["hf-token"]}, {}, "hf-token"),
+        ("storage", {"secrets": ["hf-token"]}, {}, "Secret [projects/demo-project/secrets/hf-token] not found"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_words(stored, at, stack, settings, edit, words):

@@ -78,6 +78,21 @@ def test_a_disk_with_something_on_it_is_never_formatted(machine):
     assert machine.disk.read_bytes() == before
 
 
+def test_a_file_system_whose_first_block_is_damaged_is_not_formatted_away(machine):
+    assert machine.boot().returncode == 0
+    (machine.notes.parent / "mounted").unlink()
+    with machine.disk.open("r+b") as disk:
+        disk.seek(1024 + 56)
+        disk.write(b"\0\0")  # the magic number of ext4
+    before = machine.disk.read_bytes()
+    assert label_of(machine.disk) == ""
+
+    done = machine.boot()
+
+    assert "formatting" not in done.stdout
+    assert machine.disk.read_bytes() == before
+
+
 def test_a_disk_that_cannot_be_read_is_never_formatted(machine):
     before = machine.disk.read_bytes()
     machine.leave_tool("wipefs", "exit 1")

@@ -77,7 +77,7 @@ def test_a_stopped_vm_costs_nothing_itself_but_what_it_holds_does(world):
     found = billed("demo-project", "l4")
 
     assert [(item.kind, item.usd_per_month) for item in found] == [("VM", 0.0), ("disk", 20.0), ("disk", 25.0)]
-    assert found[0].note == "g2-standard-8; stopped: its disks cost all the same"
+    assert found[0].note.startswith("g2-standard-8; stopped: its disks cost all the same; of unnamed, since 20")
 
 
 def test_a_disk_of_our_vm_is_found_without_labels(world):

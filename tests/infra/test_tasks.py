@@ -74,6 +74,15 @@ def test_a_stack_that_has_no_file_is_refused(empty, at):
     assert "stack nowhere: there is no configs/stacks/Pulumi.nowhere.yaml" in done.stderr
 
 
+def test_a_stack_that_is_not_in_this_backend_says_how_to_make_it(empty, at):
+    at(empty)
+
+    for verb in ("preflight", "cost"):
+        done = fab(verb, "--stack", "cpu")
+        assert done.returncode == 2
+        assert "stack cpu is not in this backend yet; run: pulumi stack init cpu" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -127,7 +136,7 @@ def test_down_destroys_nothing_that_it_could_not_ask_for_its_last_results(typed,
     assert typed.ids(INSTANCE) != []
 
     broken.write_text(
-        '#!/bin/sh\nfor command; do :; done\nexec sh -c "$command"\n'
+        '#!/bin/sh\nmountpoint() { :; }\nfor command; do :; done\neval "$command"\n'
     )  # the machine answers; nothing was ever run there
     done = fab("down", "--stack", "l4", PATH=path)
 
@@ -154,9 +163,11 @@ def test_sweep_lists_what_costs_and_deletes_only_on_a_whole_yes(typed):
     assert listed.returncode == 1
     assert all(name in listed.stdout for name in ("incubator-l4", "incubator-l4-data", "incubator-l4-router"))
 
-    kept = fab("sweep", "--stack", "l4", "--delete", stdin="y\n")
-    assert kept.returncode == 2
-    assert typed.ids(INSTANCE) != []
+    for answer in ("y\n", ""):
+        kept = fab("sweep", "--stack", "l4", "--delete", stdin=answer)
+        assert kept.returncode == 2
+        assert "refused: nothing was deleted" in kept.stderr
+        assert typed.ids(INSTANCE) != []
 
     swept = fab("sweep", "--stack", "l4", "--delete", stdin="yes\n")
     assert swept.returncode == 0, swept.stdout + swept.stderr

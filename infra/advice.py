@@ -1,0 +1,48 @@
+"""What to do when the engine did not finish: the next step for what it printed."""
+
+import re
+
+from infra.shortage import Shortage
+
+ADVICE = {
+    "pending operations": "an earlier run was cut off: pulumi refresh --clear-pending-creates --stack {stack}, then again",
+    "the stack is currently locked": "another pulumi is at work on it; if none is: pulumi cancel --stack {stack}",
+    "already being used by": "something uses it that Pulumi does not know of: ./fab sweep --stack {stack} --delete, then again",
+    "you already own it": "the bucket is yours, of a state that is lost: take it in again with `pulumi import`, or another one: "
+    "pulumi config set incubator:bucket NAME --stack {stack}",
+    "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
+    "notFound": "something was deleted by hand: pulumi refresh --stack {stack}, then again",
+    "passphrase": "set PULUMI_CONFIG_PASSPHRASE (or _FILE) to the passphrase of your stacks",
+}
+SWEPT = ("instances", "disks", "addresses", "snapshots", "routers")
+COMMANDS = {"subnetworks": "networks subnets", "firewalls": "firewall-rules"}  # the rest are called alike
+
+
+def next_step(stack: str, printed: str, found: Shortage | None = None, verb: str = "up") -> str:
+    """A sentence for what the engine printed, or for the quota that was too small."""
+    if found is not None:
+        return (
+            f"the project's quota is too small, and another zone would not help: {found.words}; "
+            f"./fab preflight --stack {stack} says what to ask for"
+        )
+    advice = _there_but_unknown(stack, printed) or next(
+        (advice.format(stack=stack) for words, advice in ADVICE.items() if words in printed), None
+    )
+    if advice is not None:
+        return f"pulumi {verb} did not finish: {advice}"
+    return f"pulumi {verb} did not finish (see above). What came is in its state: run it again, or ./fab down --stack {stack}"
+
+
+def _there_but_unknown(stack: str, printed: str) -> str | None:
+    """For a thing that is in the cloud and not in the state: of a run that was cut off, or somebody else's."""
+    found = re.search(r"The resource 'projects/([^/]+)/(global|regions/[^/]+|zones/[^/]+)/(\w+)/([^']+)' already exists", printed)
+    if found is None:
+        return None
+    project, place, kind, name = found.groups()
+    scope = "" if place == "global" else f" --{place.replace('s/', '=')}"
+    by_hand = f"gcloud compute {COMMANDS.get(kind, kind)} delete {name}{scope} --project={project}"
+    delete = f"./fab sweep --stack {stack} --delete" if kind in SWEPT else by_hand
+    return (
+        f"{name} ({kind}) is there, but not in this state. If it is of a run that was cut off: {delete}, then again. "
+        "If it is somebody else's (the sweep shows whose): give your stack another name"
+    )
