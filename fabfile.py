@@ -7,6 +7,7 @@ from bootstrap.last_sync import last_sync
 from bootstrap.tasks import check, demo
 from infra.engine import Engine, project_of
 from infra.outputs import MachineOutputs
+from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused
 from infra.rent import give_back, vm_status
 from infra.tasks import STACK, cost, machine_of, plain_refusals, preflight, sweep, sweep_up, up
@@ -16,12 +17,17 @@ __all__ = ["check", "cost", "demo", "down", "preflight", "sweep", "up"]
 
 @task(help={**STACK, "without-sync": "do not ask the machine for its last results", "seconds": "how long to wait for them"})
 @plain_refusals
-def down(c: Context, stack: str | None = None, without_sync: bool = False, seconds: int = 600) -> None:
+def down(c: Context, stack: str | None = None, without_sync: bool = False, seconds: str = "600") -> None:
     """Give a machine back: last results to the bucket, pulumi destroy, then a sweep that proves that nothing costs."""
     engine = Engine(stack)
-    machine = machine_of(engine)
+    machine, wait = machine_of(engine), _seconds(seconds)
     if machine and not without_sync:
-        _bring_last_results(machine, engine.stack, seconds)
+        _bring_last_results(machine, engine.stack, wait)
+    elif not machine and not without_sync and engine.exists() and engine.holds(INSTANCE):
+        raise Refused(
+            f"stack {engine.stack} has a VM, but was cut off before it could say how to reach it. Finish it: ./fab up --stack "
+            f"{engine.stack}; or destroy it with what is on its disk: ./fab down --stack {engine.stack} --without-sync"
+        )
     project = machine.project if machine else project_of(engine.stack)
     try:
         give_back(engine)
@@ -32,6 +38,12 @@ def down(c: Context, stack: str | None = None, without_sync: bool = False, secon
             raise Failed(f"{failure}; {left}") from None
         raise
     sweep_up(project, engine.stack, and_delete=False)
+
+
+def _seconds(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise Refused(f"--seconds: {text} (accepted: a whole number of seconds)")
+    return int(text)
 
 
 def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> None:

@@ -8,6 +8,9 @@ ADVICE = {
     "pending operations": "an earlier run was cut off: pulumi refresh --clear-pending-creates --stack {stack}, then again",
     "the stack is currently locked": "another pulumi is at work on it; if none is: pulumi cancel --stack {stack}",
     "already being used by": "something uses it that Pulumi does not know of: ./fab sweep --stack {stack} --delete, then again",
+    "/serviceAccounts/": "the training account is there, of a state that is lost: take it in again with `pulumi import`",
+    "Secret [": "there is no such secret yet: gcloud secrets create NAME --data-file=FILE, then again",
+    "Billing must be enabled": "link a billing account: gcloud billing projects link PROJECT --billing-account=ID",
     "you already own it": "the bucket is yours, of a state that is lost: take it in again with `pulumi import`, or another one: "
     "pulumi config set incubator:bucket NAME --stack {stack}",
     "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
@@ -30,7 +33,7 @@ def next_step(stack: str, printed: str, found: Shortage | None = None, verb: str
     )
     if advice is not None:
         return f"pulumi {verb} did not finish: {advice}"
-    return f"pulumi {verb} did not finish (see above). What came is in its state: run it again, or ./fab down --stack {stack}"
+    return f"pulumi {verb} did not finish (see above). What came is in its state: run it again; what costs: ./fab sweep"
 
 
 def _there_but_unknown(stack: str, printed: str) -> str | None:

@@ -77,7 +77,7 @@ def _row(item: Billed, resource: Resource, vms: Mapping[str, Resource], now: dat
     end = until or now
     for vm in vms.values():
         goes_along = any(disk.get("source") == resource["selfLink"] and disk.get("autoDelete") for disk in vm.get("disks", []))
-        if until and goes_along and vm["scheduling"].get("instanceTerminationAction") == "DELETE":
+        if until and goes_along and vm["status"] in RUNNING and vm["scheduling"].get("instanceTerminationAction") == "DELETE":
             end = _end(vm, until)
     return Row(what, price, price * _hours(created, now), price * _hours(created, end) if until else None)
 
@@ -117,8 +117,8 @@ def _notes(vm: Resource, now: datetime) -> list[str]:
     if limit is None:
         return [f"{vm['name']} has no limit: it runs until someone ends it"]
     action = "deletes it" if vm["scheduling"].get("instanceTerminationAction") == "DELETE" else "stops it"
-    left = max(timedelta(), limit - now)
-    return [f"{vm['name']}: the cloud {action} at {_moment(limit)}, in {left / timedelta(hours=1):.1f} hours; its disks cost on"]
+    left, rest = max(timedelta(), limit - now), "its data disk costs" if action == "deletes it" else "its disks cost"
+    return [f"{vm['name']}: the cloud {action} at {_moment(limit)}, in {left / timedelta(hours=1):.1f} hours; {rest} on"]
 
 
 def _table(rows: Iterable[Row], until: datetime | None) -> list[str]:

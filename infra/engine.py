@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -64,7 +65,8 @@ class Engine:
             return
         if not (self.root / "configs" / "stacks" / f"Pulumi.{self.stack}.yaml").exists():
             raise Refused(f"stack {self.stack}: there is no configs/stacks/Pulumi.{self.stack}.yaml; copy one of those there")
-        if self.show("stack", "init", self.stack).code != 0:
+        read_settings(self.stack, _told_by(self.root, self.stack))  # before anything is made
+        if self.show("stack", "init", self.stack, "--no-select").code != 0:
             raise Failed(f"stack {self.stack} could not be created (see above)")
 
     def exists(self) -> bool:
@@ -107,7 +109,7 @@ class Engine:
         try:
             told = json.loads(asked.text)
         except ValueError:
-            raise Failed(asked.text.strip()) from None
+            raise Failed(_errors_of(asked.text)) from None
         if asked.code != 0:
             raise Failed(_errors(told.get("diagnostics", [])) or asked.text.strip())
         steps = told.get("steps", [])
@@ -145,8 +147,10 @@ class Engine:
     def _ask(self, *words: str, may_fail: bool = False) -> Ended:
         command = [self.path, *words, "--non-interactive", "--color", "never"]
         done = subprocess.run(command, cwd=self.root, env=_environment(), capture_output=True, text=True)
-        if done.returncode != 0 and not may_fail:
-            raise Failed(f"pulumi {' '.join(words)}: {' '.join(done.stderr.split())}")
+        if done.returncode != 0:
+            _refuse_a_closed_door(done.stderr + done.stdout)
+            if not may_fail:
+                raise Failed(f"pulumi {' '.join(words)}: {_errors_of(done.stderr)}")
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
 
 
@@ -164,12 +168,28 @@ def project_of(stack: str | None) -> str:
 
     Raises: Refused if no file names one, or if they name several.
     """
-    files = sorted((project_root() / "configs" / "stacks").glob(f"Pulumi.{stack or '*'}.yaml"))
-    told = {((yaml.safe_load(file.read_text()) or {}).get("config") or {}).get("gcp:project") for file in files}
-    projects = sorted(project for project in told if project)
+    root = project_root()
+    stacks = sorted(file.name.split(".")[1] for file in (root / "configs" / "stacks").glob("Pulumi.*.yaml"))
+    told = {name: _told_by(root, name).get("gcp:project") for name in stacks}
+    projects = sorted({str(project) for name, project in told.items() if project and stack in (None, name)}) or sorted(
+        {str(project) for project in told.values() if project}
+    )
     if len(projects) != 1:
         raise Refused(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")
-    return str(projects[0])
+    return projects[0]
+
+
+def _told_by(root: Path, stack: str) -> dict[str, Any]:
+    """The settings in a stack's file.
+
+    Raises: Refused if it cannot be read.
+    """
+    file = root / "configs" / "stacks" / f"Pulumi.{stack}.yaml"
+    try:
+        config = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
+        return {str(key): value for key, value in config.items()}
+    except (yaml.YAMLError, AttributeError) as error:
+        raise Refused(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
 
 
 def _engine_path() -> str:
@@ -192,6 +212,19 @@ def _environment() -> dict[str, str]:
     """This process's own, with the uv that started it on the PATH: Pulumi calls uv by its name."""
     uv = os.environ.get("UV")
     return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}{os.pathsep}{os.path.dirname(uv)}"} if uv else {**os.environ}
+
+
+def _refuse_a_closed_door(printed: str) -> None:
+    """Without a login or the passphrase the engine says nothing else."""
+    if "PULUMI_ACCESS_TOKEN" in printed:
+        raise Refused("pulumi is not logged in; run: pulumi login file://~ (state on this laptop; or gs://BUCKET)")
+    if "passphrase" in printed:
+        raise Refused("pulumi has no passphrase, or a wrong one: set PULUMI_CONFIG_PASSPHRASE, or PULUMI_CONFIG_PASSPHRASE_FILE")
+
+
+def _errors_of(printed: str) -> str:
+    """In one line, without the engine's warnings."""
+    return " ".join(" ".join(line for line in printed.splitlines() if not line.startswith("warning:")).split())
 
 
 def _planned(state: dict[str, Any]) -> Planned:

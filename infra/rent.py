@@ -5,7 +5,7 @@ from infra.engine import Ended, Engine, Plan
 from infra.gcloud import NotFound, gcloud
 from infra.machine_types import region_of
 from infra.outputs import MachineOutputs
-from infra.policy import BUCKET, violations
+from infra.policy import BUCKET, INSTANCE, violations
 from infra.preflight import preflight
 from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
@@ -21,7 +21,7 @@ def rent(engine: Engine, allow_replace: bool) -> None:
     settings = engine.settings()
     for line in preflight(settings, engine.stack):
         print(line)
-    came_before = "instance_id" in engine.outputs()  # a disk that no VM ever had is empty
+    came_before = engine.holds(INSTANCE) or "instance_id" in engine.outputs()  # a disk that no VM ever had is empty
     _refuse(engine.plan(), settings, engine.stack, allow_replace or not came_before)
     if not isinstance(settings, MachineSettings):
         _up(engine)
@@ -98,7 +98,9 @@ def _nowhere(stack: str, tried: list[str], movable: bool, other_regions: bool) -
             f"{tried[-1]} is sold out, and the data disk of stack {stack} stands there. Try again later; or, if all that counts is "
             f"in the bucket, move without the disk: ./fab down --stack {stack} --without-sync, then ./fab up --stack {stack}"
         )
-    elsewhere = "" if other_regions else "; to look in other regions too: pulumi config set incubator:otherRegions true"
+    elsewhere = (
+        "" if other_regions else f"; to look in other regions too: pulumi config set incubator:otherRegions true --stack {stack}"
+    )
     return (
         f"sold out in {', '.join(tried)}: no machine was rented{elsewhere}. An empty disk and a NAT are left "
         f"(./fab cost --stack {stack}); ./fab down --stack {stack} removes them, ./fab up --stack {stack} tries again"

@@ -184,7 +184,9 @@ class MachineSettings(Settings):
         default="iap", description="machine: iap (no external address), or public with sshSourceRanges"
     )
     ssh_source_ranges: Annotated[tuple[SourceRange, ...], BeforeValidator(_list_of_ranges)] = Field(
-        default=(), description="machine: who may reach port 22 with ssh: public, such as [203.0.113.7/32]"
+        default=(),
+        description="machine: who may reach port 22 with ssh: public: "
+        "pulumi config set --path 'incubator:sshSourceRanges[0]' 203.0.113.7/32",
     )
     ssh_user: UserName | None = Field(default=None, description="machine: with sshPublicKey, instead of OS Login")
     ssh_public_key: PublicKey | None = Field(
@@ -237,14 +239,11 @@ def read_settings(stack: str, told: Mapping[str, Any]) -> StackSettings:
     Raises: Refused with the file, the key, the value and what is accepted.
     """
     file = f"configs/stacks/Pulumi.{stack}.yaml"
-    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", stack):
-        raise Refused(
-            f"stack {stack}: its name becomes part of names in the cloud (accepted: 1 to 40 of a-z, 0-9 and -, a letter first)"
-        )
+    check_stack_name(stack)
     if not told.get("gcp:project"):
         raise Refused(f"{file}: gcp:project is not set; run: pulumi config set gcp:project YOUR-PROJECT --stack {stack}")
     values = {key.removeprefix("incubator:"): _plain(value) for key, value in told.items() if key.startswith("incubator:")}
-    kind = values.pop("kind", None)
+    kind = str(values.pop("kind", None) or "")
     if kind not in KINDS:
         raise Refused(f"{file}: incubator:kind: {kind or 'not set'} (accepted: storage, machine)")
     unset = {key: entry["default"] for key, entry in project_config().items() if key != "kind"}
@@ -257,6 +256,17 @@ def read_settings(stack: str, told: Mapping[str, Any]) -> StackSettings:
         return KINDS[kind].model_validate({**values, "project": told["gcp:project"]})
     except ValidationError as error:
         raise Refused(_sentence(file, kind, error, values)) from None
+
+
+def check_stack_name(stack: str) -> None:
+    """Refuse a name that the cloud would refuse, or that could not be a stack of ours.
+
+    Raises: Refused.
+    """
+    if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", stack):
+        raise Refused(
+            f"stack {stack}: its name becomes part of names in the cloud (accepted: 1 to 40 of a-z, 0-9 and -, a letter first)"
+        )
 
 
 def project_root() -> Path:
@@ -308,7 +318,7 @@ def _sentence(file: str, kind: str, error: ValidationError, values: Mapping[str,
     key = str(first["loc"][0]) if first["loc"] else ""
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{file}: incubator:{key}: {values[key]}: a stack of kind {kind} has no such key{_nearest(key, KINDS[kind])}"
+        return f"{file}: incubator:{key}: a stack of kind {kind} has no such key{_nearest(key, KINDS[kind])}"
     if not key:
         return f"{file}: incubator:{reason}"
     name = "gcp:project" if key == "project" else f"incubator:{key}"

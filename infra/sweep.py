@@ -105,11 +105,13 @@ def delete(items: Iterable[Billed]) -> None:
         raise Failed("this could not be deleted, and goes on costing money:\n" + "\n".join(left))
 
 
-def table(items: Iterable[Billed]) -> str:
-    """The items with their prices and the sum, as text for a terminal."""
+def table(items: Iterable[Billed], stack: str | None = None) -> str:
+    """The items with their prices and the sum, as text for a terminal; only `stack`, if there is one, was looked at."""
     items = [*items]
     if not items:
-        return f"Nothing of {PROJECT} costs money here: no VM, disk, address, snapshot or NAT.\n{NOT_LISTED}"
+        what = f"stack {stack}" if stack else PROJECT
+        rest = "\nOther stacks were not looked at: ./fab sweep." if stack else ""
+        return f"Nothing of {what} costs money here: no VM, disk, address, snapshot or NAT.\n{NOT_LISTED}{rest}"
     rows = [("", "name", "place", "stack", "status", "$/month", "")]
     rows += [(item.kind, item.name, item.place, item.stack, item.status, _price(item), item.note) for item in items]
     widths = [max(len(row[column]) for row in rows) for column in range(6)]

@@ -15,7 +15,7 @@ from infra.outputs import MachineOutputs
 from infra.preflight import preflight as check_beforehand
 from infra.refusal import Failed, Refused
 from infra.rent import rent
-from infra.stack_config import MachineSettings
+from infra.stack_config import MachineSettings, check_stack_name
 from infra.sweep import billed, delete, table
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -69,7 +69,8 @@ def _day(text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+        day = datetime.fromisoformat(text)
+        return day if day.tzinfo else day.replace(tzinfo=UTC)
     except ValueError:
         raise Refused(f"--until: {text} (accepted: a date such as 2026-12-01)") from None
 
@@ -84,6 +85,8 @@ def _day(text: str | None) -> datetime | None:
 @plain_refusals
 def sweep(c: Context, stack: str | None = None, project: str | None = None, delete: bool = False) -> None:
     """List what still costs money, by label, whatever Pulumi's state says. Exit code 1 if there is anything."""
+    if stack is not None:
+        check_stack_name(stack)
     sweep_up(project or project_of(stack), stack, delete)
 
 
@@ -93,13 +96,13 @@ def sweep_up(project: str, stack: str | None, and_delete: bool) -> None:
     Raises: Failed if anything is left.
     """
     found = billed(project, stack)
-    print(table(found))
+    print(table(found, stack))
     if found and and_delete:
         if _answer(f"Delete these {len(found)} for good, with what is on the disks? Type yes: ") != "yes":
             raise Refused("nothing was deleted")
         delete(found)
         found = billed(project, stack)
-        print(table(found))
+        print(table(found, stack))
     if found:
         again = f" --stack {stack}" if stack else ""
         raise Failed(f"{len(found)} still cost money; ./fab sweep{again} --delete removes them")

@@ -301,7 +301,7 @@ def test_ctrl_c_leaves_a_state_that_can_be_put_right(stored, at):
         ("l4", {"kind": "vm"}, {}, "incubator:kind: vm (accepted: storage, machine)"),
         ("l4", {"zoone": "us-central1-a"}, {}, "a stack of kind machine has no such key; did you mean zone"),
         ("l4", {"machineType": "g2-standard-16"}, {"credentials": False}, "gcloud auth application-default login"),
-        ("storage", {"secrets": ["hf-token"]}, {}, "Secret [projects/demo-project/secrets/hf-token] not found"),
+        ("storage", {"secrets": ["hf-token"]}, {}, "secrets/hf-token] not found"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_in_words(stored, at, stack, settings, edit, words):

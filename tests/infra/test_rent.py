@@ -1,5 +1,10 @@
 """`fab up` and what `fab down` asks of infra, through the real engine and the real gcloud, over one stand-in cloud."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -77,6 +82,10 @@ def test_sold_out_everywhere_says_what_is_left_and_puts_the_zone_back(stored, cl
 
     assert place.ids(INSTANCE) == []
     assert Engine("l4").settings().model_dump()["zone"] == "us-central1-a"
+    with place.world.edit() as state:
+        state["faults"] = state["faults"][:1]
+    rent(Engine("l4"), allow_replace=False)  # an empty disk in another zone is no obstacle
+    assert place.vm()["inputs"]["zone"] == "us-central1-b"
     give_back(Engine("l4"))
     assert billed(PROJECT, "l4") == []
 
@@ -91,6 +100,18 @@ def test_a_quota_is_not_tried_elsewhere(stored, cloud_of, capsys):
 
     assert "trying" not in capsys.readouterr().out
     assert [call for call in place.world.read()["log"] if call["type"] == INSTANCE and call["call"] == "create"].__len__() == 1
+
+
+def test_a_quota_that_another_region_lacks_is_passed_over(stored, cloud_of):
+    place = cloud_of(stored)
+    place.set("l4", otherRegions=True)
+    sold_out(place, "us-central1-a", "us-central1-b", "us-central1-c")
+    with place.world.edit() as state:
+        state["quotas"]["regions"]["us-east1"]["NVIDIA_L4_GPUS"]["limit"] = 0
+
+    rent(Engine("l4"), allow_replace=False)
+
+    assert place.vm()["inputs"]["zone"] == "us-east4-a"
 
 
 def test_quota_zero_is_refused_before_anything_is_created(stored, cloud_of):
@@ -121,7 +142,7 @@ def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented
     place = cloud_of(rented)
     place.set("l4", provisioning="spot")
 
-    with pytest.raises(Refused, match=r"would replace vm, with what is on the disk .*--replace"):
+    with pytest.raises(Refused, match=r"would replace vm, and what is on its disk .*--replace"):
         rent(Engine("l4"), allow_replace=False)
     assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "STANDARD"
 
@@ -137,7 +158,9 @@ def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud_of):
         (vm,) = [one for one in state["resources"].values() if one["type"] == INSTANCE]
         vm["status"] = "TERMINATED"
 
-    with pytest.raises(Failed, match="status: TERMINATED instead of RUNNING"):
+    with pytest.raises(
+        Failed, match=r"status: TERMINATED instead of RUNNING\. To start it: gcloud compute instances start incubator-l4 --zone"
+    ):
         rent(Engine("l4"), allow_replace=False)
 
 
@@ -149,14 +172,59 @@ def test_a_vm_that_the_cloud_made_and_the_engine_lost_is_swept(stored, cloud_of)
         rent(Engine("l4"), allow_replace=False)
     assert place.ids(INSTANCE) != []
 
-    with pytest.raises(Failed, match=r"not in Pulumi's state: \./fab sweep --stack l4 --delete"):
+    with pytest.raises(Failed, match=r"is there, but not in this state.*\./fab sweep --stack l4 --delete.*somebody else's"):
         rent(Engine("l4"), allow_replace=False)
+    with pytest.raises(Failed, match=r"something uses it that Pulumi does not know of: \./fab sweep --stack l4 --delete"):
+        give_back(Engine("l4"))
 
     assert "incubator-l4" in [item.name for item in billed(PROJECT, "l4")]
     delete(billed(PROJECT, "l4"))
     assert billed(PROJECT, "l4") == []
     rent(Engine("l4"), allow_replace=False)
     assert place.vm()["status"] == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("network", r"gcloud compute networks delete incubator-l4 --project=demo-project"),
+        ("subnetwork", r"gcloud compute networks subnets delete incubator-l4 --region=us-central1 --project=demo-project"),
+        ("firewall", r"gcloud compute firewall-rules delete incubator-l4-ssh --project=demo-project"),
+        ("disk", r"\./fab sweep --stack l4 --delete"),
+    ],
+)
+def test_what_costs_nothing_and_was_lost_is_named_with_the_command_that_deletes_it(stored, cloud_of, kind, words):
+    place = cloud_of(stored)
+    with place.world.edit() as state:
+        state["faults"] = [{"on": "create", "type": f"gcp:compute/{kind}:{kind.capitalize()}", "kind": "timeout"}]
+    with pytest.raises(Failed):
+        rent(Engine("l4"), allow_replace=False)
+
+    with pytest.raises(Failed, match=words):
+        rent(Engine("l4"), allow_replace=False)
+
+
+def test_ctrl_c_hears_the_engine_out(stored, cloud_of):
+    place = cloud_of(stored)
+    with place.world.edit() as state:
+        state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "slow", "seconds": 3}]
+    command = [sys.executable, "-c", "from infra.engine import Engine; from infra.rent import rent; rent(Engine('l4'), False)"]
+
+    def hears_it() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, preexec_fn=hears_it
+    ) as process:
+        while process.poll() is None and not place.ids(INSTANCE):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the engine too
+        printed, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "interrupted; what came is in the state of stack l4" in printed
+    assert Engine("l4").holds(INSTANCE)
+    rent(Engine("l4"), allow_replace=False)
 
 
 def test_storage_is_not_given_back(stored, cloud_of):

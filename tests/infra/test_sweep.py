@@ -17,6 +17,9 @@ OURS = {"labels": {"project": "incubator", "stack": "l4"}}
 VM = Billed("demo-project", "VM", "incubator-l4", "us-central1-a", "l4", "RUNNING", 623.15, "g2-standard-8")
 
 
+WHOSE = "; of unnamed, since 2026-11-20"
+
+
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
     with served(tmp_path, monkeypatch) as rest:
@@ -46,9 +49,9 @@ def test_everything_that_costs_money_is_found_with_its_price(cloud):
     found = billed("demo-project")
 
     assert [(item.kind, item.name, item.place, item.status, item.note) for item in found] == [
-        ("VM", "incubator-l4", "us-central1-a", "RUNNING", "g2-standard-8, Spot"),
-        ("disk", "incubator-l4-data", "us-central1-a", "READY", "200 GiB pd-balanced, used by incubator-l4"),
-        ("disk", "incubator-l4", "us-central1-a", "READY", "250 GiB pd-balanced, used by incubator-l4"),
+        ("VM", "incubator-l4", "us-central1-a", "RUNNING", f"g2-standard-8, Spot{WHOSE}"),
+        ("disk", "incubator-l4-data", "us-central1-a", "READY", f"200 GiB pd-balanced, used by incubator-l4{WHOSE}"),
+        ("disk", "incubator-l4", "us-central1-a", "READY", f"250 GiB pd-balanced, used by incubator-l4{WHOSE}"),
         ("address", "incubator-l4-address", "us-central1", "RESERVED", "203.0.113.21"),
         ("snapshot", "incubator-l4-before", "global", "READY", "20 GiB stored"),
         ("NAT", "incubator-l4-router", "us-central1", "", "incubator-l4-nat, with one address; traffic comes on top"),

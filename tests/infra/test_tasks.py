@@ -65,6 +65,32 @@ def test_with_no_stack_selected_it_names_those_there_are(empty, at):
         assert "cpu, l4, l4-spot, storage" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"PULUMI_CONFIG_PASSPHRASE": "another"}, "pulumi has no passphrase, or a wrong one"),
+        ({"PULUMI_BACKEND_URL": ""}, "pulumi is not logged in; run: pulumi login file://~"),
+    ],
+)
+def test_a_closed_door_is_told_with_its_key(stored, cloud_of, environment, said):
+    cloud_of(stored)
+
+    done = fab("up", "--stack", "l4", **environment)
+
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+
+
+def test_nothing_is_made_of_a_stack_whose_file_is_not_whole(stored, at):
+    place = at(stored)
+
+    done = fab("up", "--stack", "cpu")
+
+    assert done.returncode == 2
+    assert "gcp:project is not set" in done.stderr
+    assert "cpu" not in place.engine.run("stack", "ls").stdout
+
+
 def test_a_stack_that_has_no_file_is_refused(empty, at):
     at(empty)
 
@@ -112,6 +138,27 @@ def test_a_sweep_needs_no_pulumi_but_a_project(tmp_path, monkeypatch):
     assert "gcp:project: not set in any file; add --project PROJECT" in done.stderr
 
 
+@pytest.mark.parametrize("text", ["config: [1]\n", "config:\n\ta: b\n", "config:\n"])
+def test_a_broken_file_of_a_stack_is_named(tmp_path, monkeypatch, text):
+    shutil.copytree(ROOT / "configs" / "stacks", tmp_path / "configs" / "stacks")
+    shutil.copy(ROOT / "Pulumi.yaml", tmp_path)
+    (tmp_path / "configs" / "stacks" / "Pulumi.l4.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+    done = fab("sweep", "--stack", "l4")
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "configs/stacks" in done.stderr
+
+
+def test_a_sweep_of_a_name_that_no_stack_can_have_is_refused():
+    done = fab("sweep", "--stack", "L4", "--project", "demo-project")
+
+    assert done.returncode == 2
+    assert "stack L4: its name becomes part of names in the cloud" in done.stderr
+
+
 def test_what_a_machine_costs(typed):
     done = fab("cost", "--stack", "l4", "--until", "2099-01-01")
 
@@ -144,6 +191,18 @@ def test_down_destroys_nothing_that_it_could_not_ask_for_its_last_results(typed,
     assert typed.ids() == []
 
 
+def test_a_disk_without_its_vm_may_hold_what_the_bucket_does_not(typed):
+    with typed.world.edit() as state:
+        for key in [key for key, one in state["resources"].items() if one["type"] == INSTANCE or one.get("boot_of")]:
+            del state["resources"][key]
+
+    refused = fab("down", "--stack", "l4")
+
+    assert refused.returncode == 2
+    assert "the VM is gone, its data disk may not be" in refused.stderr
+    assert len(typed.ids()) == 6
+
+
 def test_a_stopped_machine_may_hold_what_the_bucket_does_not(typed):
     with typed.world.edit() as state:
         (vm,) = [one for one in state["resources"].values() if one["type"] == INSTANCE]
@@ -172,7 +231,10 @@ def test_sweep_lists_what_costs_and_deletes_only_on_a_whole_yes(typed):
     swept = fab("sweep", "--stack", "l4", "--delete", stdin="yes\n")
     assert swept.returncode == 0, swept.stdout + swept.stderr
     assert typed.ids(INSTANCE) == []
-    assert fab("sweep", "--stack", "l4").returncode == 0
+    nothing = fab("sweep", "--stack", "l4")
+    assert nothing.returncode == 0
+    assert "Nothing of stack l4 costs money" in nothing.stdout
+    assert "Other stacks were not looked at: ./fab sweep" in nothing.stdout
 
 
 def test_the_programs_bring_no_torch():
