@@ -38,6 +38,9 @@ MACHINE_PERMISSIONS = {
     )
 } | {ACT_AS: "roles/iam.serviceAccountUser"}
 SECRETS_PERMISSION = {"secretmanager.secrets.setIamPolicy": "roles/secretmanager.admin"}
+TUNNEL, LOGIN = "iap.tunnelInstances.accessViaIAP", "compute.instances.osAdminLogin"
+ELSEWHERE = {ACT_AS: "the training account", TUNNEL: "the machine", LOGIN: "the machine"}
+"""What may be granted on another thing alone: the project does not know."""
 PUBLIC_PERMISSION = {"compute.subnetworks.useExternalIp": "roles/compute.admin"}
 
 
@@ -90,8 +93,8 @@ def judge_permissions(findings: Findings, settings: StackSettings, missing: list
         findings.fine(f"permissions: all {len(wanted)} granted")
     for role in dict.fromkeys(wanted[permission] for permission in missing):
         lacks, grant = ", ".join(permission for permission in missing if wanted[permission] == role), findings.grant(role)
-        if lacks == ACT_AS:  # it may be granted on the training account alone, and the project does not know
-            findings.fine(f"permissions: {lacks} is not granted on the project; if not on the training account either: {grant}")
+        if lacks in ELSEWHERE:
+            findings.fine(f"permissions: {lacks} is not granted on the project; if not on {ELSEWHERE[lacks]} either: {grant}")
         else:
             findings.obstacle(f"permissions: Pulumi's account may not {lacks}", f"ask an owner of the project for: {grant}")
 
@@ -99,7 +102,9 @@ def judge_permissions(findings: Findings, settings: StackSettings, missing: list
 def wanted_permissions(settings: StackSettings) -> dict[str, str]:
     """What Pulumi does for this stack, with the role that allows it."""
     if isinstance(settings, MachineSettings):
-        return MACHINE_PERMISSIONS | (PUBLIC_PERMISSION if settings.ssh == "public" else {})
+        way_in = PUBLIC_PERMISSION if settings.ssh == "public" else {TUNNEL: "roles/iap.tunnelResourceAccessor"}
+        login = {} if settings.ssh_public_key else {LOGIN: "roles/compute.osAdminLogin"}
+        return MACHINE_PERMISSIONS | way_in | login
     return STORAGE_PERMISSIONS | (SECRETS_PERMISSION if settings.secrets else {})
 
 

@@ -142,3 +142,11 @@ def test_acting_as_the_training_account_may_be_granted_elsewhere_and_is_no_obsta
 def test_permissions_that_cannot_be_asked_are_said_to_be_unchecked():
     assert _judged(STORAGE, GcloudFailed("no answer")).lines == ["permissions: not checked (no answer)"]
     assert _judged(STORAGE, []).lines == ["permissions: all 4 granted"]
+
+
+def test_who_could_rent_and_not_get_in_is_told_so_beforehand():
+    lines = _judged(MACHINE, ["iap.tunnelInstances.accessViaIAP", "compute.instances.osAdminLogin"]).lines
+
+    assert "if not on the machine either: " in lines[0]
+    assert "roles/iap.tunnelResourceAccessor" in lines[0]
+    assert "roles/compute.osAdminLogin" in lines[1]

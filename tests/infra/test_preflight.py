@@ -39,7 +39,7 @@ def test_a_machine_with_nothing_in_its_way_is_told_line_by_line(cloud):
     assert preflight(_machine(), "l4") == [
         "Pulumi's credentials: GOOGLE_OAUTH_ACCESS_TOKEN",
         "APIs: compute, iam, logging, monitoring, storage, iap, oslogin are enabled",
-        "permissions: all 12 granted",
+        "permissions: all 14 granted",
         "quota CPUS_ALL_REGIONS (all regions): 8 needed, 32 free",
         "quota GPUS_ALL_REGIONS (all regions): 1 needed, 1 free",
         "quota SSD_TOTAL_GB in us-central1: 450 needed, 500 free",
