@@ -1,6 +1,7 @@
 """The last word over SSH before a machine is given back: bring what is only on its disk to the bucket."""
 
 import subprocess
+from textwrap import shorten
 
 from infra.outputs import DATA, LAST_SYNC_HOOK, RUNS, MachineOutputs
 
@@ -27,7 +28,7 @@ def last_sync(machine: MachineOutputs, seconds: float) -> str | None:
     if done.returncode == 0:
         return None
     words = " ".join((done.stderr or done.stdout).split())
-    return words[-300:] or f"exit code {done.returncode}"
+    return shorten(words.rpartition("ERROR: ")[2], 300, placeholder=" ...") or f"exit code {done.returncode}"
 
 
 def ssh(machine: MachineOutputs, command: str) -> list[str]:

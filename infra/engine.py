@@ -103,15 +103,15 @@ class Engine:
     def plan(self) -> Plan:
         """What `pulumi up` would do.
 
-        Raises: Failed with what the engine said.
+        Raises: Refused with what the engine said: a plan creates nothing.
         """
         asked = self._ask("preview", "--json", "--stack", self.stack, may_fail=True)
         try:
             told = json.loads(asked.text)
         except ValueError:
-            raise Failed(_errors_of(asked.text)) from None
+            raise Refused(_errors_of(asked.text)) from None
         if asked.code != 0:
-            raise Failed(_errors(told.get("diagnostics", [])) or asked.text.strip())
+            raise Refused(_errors(told.get("diagnostics", [])) or asked.text.strip())
         steps = told.get("steps", [])
         names = [(step["op"], step["urn"].split("::")[-1]) for step in steps]
         planned = [_planned(step["newState"]) for step in steps if step.get("newState")]
@@ -224,7 +224,8 @@ def _refuse_a_closed_door(printed: str) -> None:
 
 def _errors_of(printed: str) -> str:
     """In one line, without the engine's warnings."""
-    return " ".join(" ".join(line for line in printed.splitlines() if not line.startswith("warning:")).split())
+    lines = [line.removeprefix("error: ") for line in printed.splitlines() if not line.startswith("warning:")]
+    return " ".join(" ".join(lines).split())
 
 
 def _planned(state: dict[str, Any]) -> Planned:
@@ -232,4 +233,6 @@ def _planned(state: dict[str, Any]) -> Planned:
 
 
 def _errors(diagnostics: Sequence[dict[str, Any]]) -> str:
-    return " ".join(" ".join(entry["message"].split()) for entry in diagnostics if entry.get("severity") == "error")
+    return " ".join(
+        " ".join(entry["message"].split()).removeprefix("error: ") for entry in diagnostics if entry.get("severity") == "error"
+    )

@@ -227,6 +227,16 @@ def test_ctrl_c_hears_the_engine_out(stored, cloud_of):
     rent(Engine("l4"), allow_replace=False)
 
 
+def test_what_the_program_refuses_up_refuses(stored, cloud_of):
+    place = cloud_of(stored)
+    place.set("l4", zone="europe-west4-a")
+
+    with pytest.raises(Refused, match=r"^incubator:zone: europe-west4-a: the bucket of stack storage is in us-central1"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert place.ids() == []
+
+
 def test_storage_is_not_given_back(stored, cloud_of):
     cloud_of(stored)
 
