@@ -1,7 +1,7 @@
 """`fab up` and `fab down`: checks before anything costs money, the engine, the next zone if one is sold out, a last look."""
 
 from infra.advice import next_step
-from infra.engine import Ended, Engine, Plan
+from infra.engine import Engine, Plan
 from infra.gcloud import NotFound, gcloud
 from infra.machine_types import region_of
 from infra.outputs import MachineOutputs
@@ -44,11 +44,10 @@ def _refuse(plan: Plan, settings: StackSettings, stack: str, allow_replace: bool
         )
 
 
-def _up(engine: Engine) -> Ended:
+def _up(engine: Engine) -> None:
     ended = engine.show("up", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
         raise Failed(next_step(engine.stack, ended.text))
-    return ended
 
 
 def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> None:
