@@ -4,15 +4,17 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from bootstrap.last_sync import last_sync
-from bootstrap.tasks import check, demo
+from bootstrap.tasks import bootstrap, check, demo, logs, pull, status, stop, train
 from infra.engine import Engine, project_of
 from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
-from infra.refusal import Failed, Refused
+from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import give_back, vm_status
-from infra.tasks import STACK, cost, machine_of, plain_refusals, preflight, sweep, sweep_up, up
+from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
 
-__all__ = ["check", "cost", "demo", "down", "preflight", "sweep", "up"]
+__all__ = [
+    "bootstrap", "check", "cost", "demo", "down", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
+]  # fmt: skip
 
 
 @task(help={**STACK, "without-sync": "do not ask the machine for its last results", "seconds": "how long to wait for them"})

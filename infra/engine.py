@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from infra.outputs import project_root
 from infra.policy import Planned
 from infra.refusal import Failed, Refused
-from infra.stack_config import PROJECT, StackSettings, project_root, read_settings
+from infra.stack_config import PROJECT, StackSettings, read_settings
 
 LEAST_VERSION = (3, 250, 0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
 from typing import Any, Self
 
 from infra.refusal import Refused
@@ -74,6 +75,12 @@ class MachineOutputs(_Outputs):
     def place(self) -> str:
         """Zone and project, as gcloud is told them."""
         return f"--zone={self.zone} --project={self.project}"
+
+
+def project_root() -> Path:
+    """The folder with Pulumi.yaml: here, or above, as the engine finds it; else here."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "Pulumi.yaml").exists()), here)
 
 
 def _plain(value: Any) -> Any:

@@ -6,9 +6,9 @@ from typing import Any
 import pulumi
 import yaml
 
-from infra.outputs import StorageOutputs
+from infra.outputs import StorageOutputs, project_root
 from infra.refusal import Refused
-from infra.stack_config import PROJECT, MachineSettings, StackSettings, project_config, project_root, read_settings
+from infra.stack_config import PROJECT, MachineSettings, StackSettings, project_config, read_settings
 
 
 def stack_settings() -> StackSettings:

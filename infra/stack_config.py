@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from ipaddress import IPv4Network
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -267,12 +266,6 @@ def check_stack_name(stack: str) -> None:
         raise Refused(
             f"stack {stack}: its name becomes part of names in the cloud (accepted: 1 to 40 of a-z, 0-9 and -, a letter first)"
         )
-
-
-def project_root() -> Path:
-    """The folder with Pulumi.yaml: here, or above, as the engine finds it; else here."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / "Pulumi.yaml").exists()), here)
 
 
 def project_config() -> dict[str, dict[str, Any]]:

@@ -1,41 +1,20 @@
 """The user's verbs for what exists in the cloud, one function a verb of `fab` (`fab down`, which needs SSH too: fabfile.py)."""
 
-import functools
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, TypeVar
 
 from invoke.context import Context
-from invoke.exceptions import Exit
 from invoke.tasks import task
 
 from infra.cost import cost as cost_of
 from infra.engine import Engine, project_of
 from infra.outputs import MachineOutputs
 from infra.preflight import preflight as check_beforehand
-from infra.refusal import Failed, Refused
+from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import rent
 from infra.stack_config import MachineSettings, check_stack_name
 from infra.sweep import billed, delete, table
 
-Verb = TypeVar("Verb", bound=Callable[..., Any])
-
 STACK = {"stack": "name of the stack (default: $PULUMI_STACK, or the one that is selected)"}
-
-
-def plain_refusals(verb: Verb) -> Verb:
-    """A refusal ends a verb with its message and exit code 2, a failure with 1; neither with a traceback."""
-
-    @functools.wraps(verb)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return verb(*args, **kwargs)
-        except Refused as refusal:
-            raise Exit(f"refused: {refusal}", code=2) from None
-        except Failed as failure:
-            raise Exit(f"failed: {failure}", code=1) from None
-
-    return guarded  # type: ignore[return-value]
 
 
 @task(help=STACK)

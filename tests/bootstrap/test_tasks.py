@@ -118,4 +118,4 @@ def test_a_fab_without_any_uv_says_so(house):
 
     done = subprocess.run([FAB, "demo"], cwd=house, env=environment, capture_output=True, text=True, timeout=60)
 
-    assert (done.returncode, done.stderr) == (1, "fab: there is no uv here; ./fab brings one\n")
+    assert (done.returncode, done.stderr) == (1, "failed: there is no uv here; ./fab brings one\n")

@@ -1,0 +1,132 @@
+"""From a bare machine to one that trains: facts, the gate, then the steps that are not done yet."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bootstrap import facts as machine_facts
+from bootstrap import hooks
+from bootstrap.apply import apply, shown
+from bootstrap.connection import Host
+from bootstrap.facts import Facts
+from bootstrap.gate import gate
+from bootstrap.shipping import Code, code, sha256_of, uv_binary
+from bootstrap.steps import LocalData, Wanted, steps
+from bootstrap.tokens import env_file, tokens
+from infra.refusal import Failed, Refused
+from training.refusal import Refused as TrainingRefused
+from training.sources.parse import Local, plan, to_json
+
+IDLE_MINUTES = 30
+
+
+def bootstrap(host: Host, data: Sequence[str], swap_gib: int | None, idle_minutes: int | None, dry_run: bool) -> None:
+    """Bring uv, code, environment, tokens and data to the machine; where all is there, nothing.
+
+    Raises: Refused or Failed, with what stands in the way.
+    """
+    start = time.monotonic()
+    wanted_data = _planned(data)  # judged before anything is sent
+    project, facts = code(), machine_facts.ask(host)
+    print(gate(facts, host.machine, (project.folder / "uv.lock").read_text()), flush=True)
+    _tell_about(facts, host, swap_gib)
+    wanted = _wanted(host, facts, project, wanted_data, swap_gib, idle_minutes)
+    if dry_run:
+        commands = [f"# {action.does}\n{shown(host, action)}" for action in steps(facts, wanted)]
+        print("\n".join(commands) or "nothing to do")
+        return
+    number = apply(host, steps(facts, wanted))
+    did = f"{number} steps" if number else "all was there, nothing to do"
+    print(f"{host.machine.label} is ready: {did}, {time.monotonic() - start:.1f} s", flush=True)
+
+
+def _planned(data: Sequence[str]) -> tuple[tuple[Local, ...], str]:
+    """What is here, and as JSON what the machine brings itself."""
+    try:
+        wanted = plan(data)
+    except TrainingRefused as refusal:
+        raise Refused(str(refusal)) from None
+    local = tuple(each.source for each in wanted if isinstance(each.source, Local))
+    far = tuple(each for each in wanted if not isinstance(each.source, Local))
+    for each in local:
+        if not Path(each.path).exists():
+            raise Refused(
+                f"--data: {each.path}: no such file or folder here (accepted: gs://, hf://, https://, a preset of configs/data/)"
+            )
+    return local, to_json(far) if far else ""
+
+
+def _wanted(
+    host: Host,
+    facts: Facts,
+    project: Code,
+    planned: tuple[tuple[Local, ...], str],
+    swap_gib: int | None,
+    idle_minutes: int | None,
+) -> Wanted:
+    rented = host.machine.is_rented
+    uv = uv_binary(facts.arch)
+    local, sources = planned
+    return Wanted(
+        uv=uv,
+        uv_sha256=sha256_of(uv),
+        code=str(project.folder),
+        files=project.files,
+        code_changes=_code_changes(host, facts, project),
+        commit=project.commit,
+        environment=project.environment,
+        tokens=env_file(tokens(project.folder)),
+        swap_gib=swap_gib,
+        idle_minutes=(IDLE_MINUTES if idle_minutes is None else idle_minutes or None) if rented and facts.may_sudo else None,
+        has_startup_script=rented,
+        local_data=tuple(_local(host, facts, project.folder, Path(each.path)) for each in local),
+        sources=sources if sources and _is_outstanding(host, facts, project, sources) else "",
+    )
+
+
+def _code_changes(host: Host, facts: Facts, project: Code) -> int:
+    if "code" not in facts.folders.split():
+        return len(project.files)
+    words = ("-lpz", "--checksum", "--dry-run", "--itemize-changes")
+    changed = host.copy(f"{project.folder}/", f":{facts.root}/code/", *words, files=project.files)
+    return sum(line[:2] in ("<f", "cL") for line in changed.splitlines())
+
+
+def _local(host: Host, facts: Facts, project: Path, source: Path) -> LocalData:
+    """Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/."""
+    source = source.resolve()
+    inside = source.relative_to(project.resolve()) if source.is_relative_to(project.resolve()) else None
+    place = (
+        Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
+    )
+    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else f"code/{place}"
+    if not facts.folders:
+        return LocalData(source, to, _number_of_files(source))
+    words = ("-rLtz", "--dry-run", "--itemize-changes")
+    changed = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
+    return LocalData(source, to, sum(line.startswith("<f") for line in changed.splitlines()))
+
+
+def _number_of_files(source: Path) -> int:
+    return sum(path.is_file() for path in source.rglob("*")) if source.is_dir() else 1
+
+
+def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bool:
+    """The machine says whether it has all of it; before its environment is there it cannot have any."""
+    if facts.environment != project.environment:
+        return True
+    answer = host.ask(hooks.supervision(facts.root, "fetch", "--outstanding", "-"), stdin=sources)
+    if answer.code not in (0, 1):
+        raise Failed(f"{host.machine.label}: {' '.join((answer.err or answer.out).split())[-300:]}")
+    return answer.code == 1
+
+
+def _tell_about(facts: Facts, host: Host, swap_gib: int | None) -> None:
+    if swap_gib and not facts.may_sudo:
+        raise Refused(
+            f"--swap-gib {swap_gib}: {host.machine.label} gives {facts.user} no sudo without a password, which swap needs"
+        )
+    if host.machine.is_rented and not facts.may_sudo:
+        print("no sudo without a password there: the idle guard cannot power the machine off", flush=True)
+    if not host.machine.is_rented and not facts.crontab:
+        print("no cron there: after a reboot of the machine, `fab train` goes on with a run", flush=True)

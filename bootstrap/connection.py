@@ -1,0 +1,188 @@
+"""Commands and files over SSH, by OpenSSH and the generated ssh_config: one connection that all share, and errors in one line."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from textwrap import shorten
+
+from bootstrap.machine import Machine
+from bootstrap.ssh_config import write_ssh_config
+from infra.refusal import Failed, Refused
+
+BOOT_SECONDS = 300  # an L4 VM answers 20 to 120 seconds after its creation
+BOX_SECONDS = 30
+LOST = 255  # ssh's own exit code; no command of ours ends so
+
+# What does not heal by waiting: (pattern of ssh's words, what to do).
+_FINAL = (
+    (
+        re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed"),
+        "its host key is not the one seen before: if the machine was made anew, remove {known_hosts}; otherwise do not go on",
+    ),
+    (re.compile(r"Could not resolve hostname|Name or service not known"), "no such host; check --host"),
+    (re.compile(r"Bad configuration option|percent_expand|bad ownership|UNPROTECTED PRIVATE KEY", re.I), "mend that first"),
+)
+_REFUSED_KEY = re.compile(r"Permission denied|Too many authentication failures")
+_KEY_ADVICE = "the machine does not take your key: check the user and the key (ssh-add -l; sshUser and sshPublicKey of the stack)"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a command on the machine ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Host:
+    """A machine that answers."""
+
+    def __init__(self, machine: Machine, ssh_config: Path) -> None:
+        self.machine, self.ssh_config = machine, ssh_config
+
+    def ask(self, command: str, stdin: str = "", seconds: float = 120) -> Answer:
+        """Run a command and take what it prints.
+
+        Units: `seconds` to wait at most.
+        Raises: Failed if the connection is lost, or after `seconds`.
+        """
+        try:
+            done = subprocess.run(
+                self.ssh(command), input=stdin, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{self.machine.label}: not done within {seconds:g} seconds") from None
+        if done.returncode == LOST:
+            raise self.lost(done.stderr)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def show(self, command: str, stdin: str = "") -> int:
+        """Run a command whose output goes to the terminal.
+
+        Returns: its exit code.
+        Raises: Failed if the connection is lost.
+        """
+        sys.stdout.flush()
+        done = subprocess.run(self.ssh(command), input=stdin, text=True)
+        if done.returncode == LOST:
+            raise self.lost("")
+        return done.returncode
+
+    def ssh(self, command: str, *options: str) -> list[str]:
+        """The words that run a command on the machine; ssh hands it to the login shell, so it is wrapped for one that is no sh."""
+        return [*self._ssh(), *options, self.machine.label, f"exec sh -c {shlex.quote(command)}"]
+
+    def rsync(self, source: str, to: str, *options: str, files: Iterable[str] | None = None) -> list[str]:
+        """The words that copy to or from the machine (a path there begins with `:`); `files` are told on standard input."""
+        places = [f"{self.machine.label}{place}" if place.startswith(":") else place for place in (source, to)]
+        listed = [] if files is None else ["--files-from=-", "--from0"]
+        return ["rsync", "-e", shlex.join(self._ssh()), "--protect-args", *options, *listed, *places]
+
+    def copy(self, source: str, to: str, *options: str, files: tuple[str, ...] | None = None) -> str:
+        """Copy, and return what rsync prints.
+
+        Raises: Refused without rsync here or there; Failed if it does not come through.
+        """
+        words = self.rsync(source, to, *options, files=files)
+        try:
+            done = subprocess.run(
+                words, input=None if files is None else "".join(f"{name}\0" for name in files),
+                stdin=subprocess.DEVNULL if files is None else None, capture_output=True, encoding="utf-8", errors="replace",
+            )  # fmt: skip
+        except FileNotFoundError:
+            raise Refused("rsync is not installed here (macOS has it; Debian: apt-get install rsync)") from None
+        if done.returncode:
+            raise self.copy_failed(done.returncode, done.stderr)
+        return done.stdout
+
+    def copy_failed(self, code: int, said: str) -> Exception:
+        """What rsync's exit code means."""
+        if re.search(r"rsync: (command )?not found|rsync: No such file", said) or code == 127:
+            return Refused(f"{self.machine.label}: rsync is not installed there (Debian, Ubuntu: sudo apt-get install rsync)")
+        if "No space left on device" in said:
+            return Failed(f"{self.machine.label}: the disk is full: {_in_a_line(said)}")
+        if code in (10, 12, 30, 35, LOST):
+            return self.lost(said)
+        return Failed(f"{self.machine.label}: rsync failed: {_in_a_line(said)}")
+
+    def lost(self, said: str) -> Failed:
+        """A connection that broke off: nothing is half-done that the same command does not mend."""
+        why = _in_a_line(said) or "no answer"
+        return Failed(f"{self.machine.label}: the connection was lost ({why}); the same command goes on where it stopped")
+
+    def _ssh(self) -> list[str]:
+        return ["ssh", "-F", str(self.ssh_config), "-o", "LogLevel=ERROR", *_asking()]
+
+
+def connect(machine: Machine, seconds: float | None = None) -> Host:
+    """Wait until the machine answers, saying so.
+
+    Units: `seconds` to wait at most (default: 300 for a rented machine, which may be booting, otherwise 30).
+    Raises: Refused for what waiting cannot mend: an unknown host, a changed host key, a key that is not taken. Failed after that.
+    """
+    host = Host(machine, write_ssh_config(machine))
+    limit = seconds or (BOOT_SECONDS if machine.is_rented else BOX_SECONDS)
+    start = told = time.monotonic()
+    while True:
+        said = _try(host)
+        if said is None:
+            return host
+        waited = time.monotonic() - start
+        _refuse_for_good(host, said, is_booting=machine.is_rented and waited < limit / 2)
+        if waited > limit:
+            raise Failed(f"{machine.label} does not answer after {waited:.0f} seconds: {_in_a_line(said)}")
+        if waited < 3 or time.monotonic() - told > 10:
+            told = time.monotonic()
+            print(f"waiting for {machine.label}: {_in_a_line(said)} ({waited:.0f} of at most {limit:.0f} s)", flush=True)
+        time.sleep(min(3.0, limit / 10))
+
+
+def _try(host: Host) -> str | None:
+    """Open the shared connection.
+
+    It stays in the background with the standard error it was given, and would hold a pipe open: so that is a file.
+
+    Returns: what ssh said against it, or None.
+    """
+    with TemporaryFile("w+", errors="replace") as said:
+        try:
+            done = subprocess.run(
+                [*host._ssh(), "-f", "-N", host.machine.label],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                timeout=90,
+            )
+        except FileNotFoundError:
+            raise Refused("ssh is not installed here (Debian, Ubuntu: apt-get install openssh-client)") from None
+        except subprocess.TimeoutExpired:
+            return "no answer within 90 seconds"
+        said.seek(0)
+        return None if done.returncode == 0 else said.read() or f"ssh ended with {done.returncode}"
+
+
+def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
+    known_hosts = host.ssh_config.with_name("known_hosts")
+    for pattern, advice in _FINAL:
+        if pattern.search(said):
+            raise Refused(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({_in_a_line(said)})")
+    if _REFUSED_KEY.search(said) and not is_booting:  # keys and accounts come to a new VM some seconds after sshd
+        raise Refused(f"{host.machine.label}: {_KEY_ADVICE} ({_in_a_line(said)})")
+
+
+def _asking() -> list[str]:
+    """A password or a passphrase can be asked for only where somebody sits."""
+    return [] if os.isatty(0) else ["-o", "BatchMode=yes"]
+
+
+def _in_a_line(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip(" @\r")]
+    return shorten(" ".join(lines).replace("kex_exchange_identification: ", ""), 300, placeholder=" ...")

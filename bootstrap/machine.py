@@ -1,0 +1,118 @@
+"""Which machine a verb means, and what there is to know of it: one that a stack rents, or any Linux box that you can SSH to."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+
+from infra.outputs import RUNS, MachineOutputs
+from infra.refusal import Failed, Refused
+
+HOST_VARIABLE, FOLDER_VARIABLE = "INCUBATOR_HOST", "INCUBATOR_FOLDER"
+ANY_BOX_FOLDER = "~/incubator"
+_HOST = re.compile(r"^(?:(?P<user>[\w.-]+)@)?(?P<address>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(?P<port>\d+))?$")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine to work on.
+
+    `label` is its name in the generated ssh_config; `user`, `port` and `host_key_alias` are None where the user's own SSH settings
+    decide; `os_login` says that gcloud knows the user and the key. `folder` holds everything of ours there and may begin with `~/`.
+    `bucket` is a URL. Units: `usd_per_hour` US dollars.
+    """
+
+    label: str
+    address: str
+    folder: str
+    user: str | None = None
+    port: int | None = None
+    proxy: str | None = None
+    host_key_alias: str | None = None
+    os_login: str | None = None
+    """GCP project of the OS Login profile, or None."""
+    bucket: str | None = None
+    secrets: tuple[str, ...] = ()
+    usd_per_hour: float | None = None
+    machine_type: str | None = None
+
+    @property
+    def is_rented(self) -> bool:
+        """Whether a stack rents it: it has a data disk, a start-up script and a price, and may be powered off."""
+        return self.usd_per_hour is not None
+
+
+def machine_of(stack: str | None, host: str | None, folder: str | None) -> Machine:
+    """The machine that a verb was told, or that the environment names: `--host` goes before a stack.
+
+    Raises: Refused if what was told is no host, or the stack rents none.
+    """
+    if stack and host:
+        raise Refused(f"--stack {stack} --host {host}: one machine at a time; leave one out")
+    host = host or (None if stack else os.environ.get(HOST_VARIABLE))
+    folder = folder or (os.environ.get(FOLDER_VARIABLE) if host else None)
+    if host:
+        return box(host, folder or ANY_BOX_FOLDER)
+    if folder:
+        raise Refused(f"--folder {folder}: a rented machine keeps everything in {RUNS}; --folder goes with --host")
+    return rented(outputs_of(stack))
+
+
+def box(host: str, folder: str) -> Machine:
+    """Any Linux machine, as `user@host:port`; user, port and key may also stand in ~/.ssh/config.
+
+    Raises: Refused if that is not what was typed.
+    """
+    found = _HOST.match(host)
+    if not found or not 0 < int(found["port"] or 22) < 65536:
+        raise Refused(f"--host: {host}: accepted: [user@]host[:port], a name of ~/.ssh/config, or an IPv6 address in []")
+    if not folder.startswith(("/", "~/")) or ".." in folder.split("/") or re.search(r"[^\w./~+=@-]", folder):
+        raise Refused(
+            f"--folder: {folder}: accepted: a path from / or ~/, of letters, digits and . _ - + = @ (default {ANY_BOX_FOLDER})"
+        )
+    address = found["address"].strip("[]")
+    port = int(found["port"]) if found["port"] else None
+    return Machine(
+        label=re.sub(r"[^\w.-]", "-", address), address=address, folder=folder.rstrip("/"), user=found["user"], port=port
+    )
+
+
+def rented(outputs: MachineOutputs) -> Machine:
+    """The machine that a stack rents."""
+    return Machine(
+        label=outputs.name,
+        address=outputs.ssh_host,
+        folder=RUNS,
+        user=outputs.ssh_user,
+        port=outputs.ssh_port,
+        proxy=outputs.ssh_proxy,
+        host_key_alias=f"compute.{outputs.instance_id}",
+        os_login=None if outputs.ssh_user else outputs.project,
+        bucket=f"gs://{outputs.bucket}",
+        secrets=outputs.secrets,
+        usd_per_hour=outputs.usd_per_hour,
+        machine_type=outputs.machine_type,
+    )
+
+
+def outputs_of(stack: str | None) -> MachineOutputs:
+    """`pulumi stack output --json` of a stack: the one that is named, $PULUMI_STACK, or the one that is selected.
+
+    Raises: Refused if there is no engine, no stack, or the stack rents nothing at the moment.
+    """
+    chosen = stack or os.environ.get("PULUMI_STACK")
+    words = ["pulumi", "stack", "output", "--json", "--non-interactive", *(("--stack", chosen) if chosen else ())]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    except FileNotFoundError:
+        raise Refused("there is no pulumi on the PATH, which knows the rented machine; another machine: --host user@host") from None
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{' '.join(words)}: no answer within 120 seconds") from None
+    if done.returncode:
+        said = " ".join(line.removeprefix("error: ") for line in done.stderr.splitlines() if not line.startswith("warning:"))
+        raise Refused(
+            f"which machine? {' '.join(said.split())} (accepted: --stack NAME, the one that `pulumi stack select` chose, or "
+            "--host user@host)"
+        )
+    return MachineOutputs.of(json.loads(done.stdout or "{}"), chosen or "that is selected")

@@ -1,0 +1,103 @@
+"""One ssh_config per machine: fab, rsync and you (`ssh -F`) come in by the same file, the same connection and the same host key."""
+
+import json
+import subprocess
+from pathlib import Path
+
+from bootstrap.machine import Machine
+from infra.outputs import project_root
+from infra.refusal import Failed, Refused
+
+KEY = Path("~/.ssh/google_compute_engine")  # the one that `gcloud compute ssh` makes and takes
+PLACE = ".incubator"  # beside Pulumi.yaml
+
+
+def write_ssh_config(machine: Machine) -> Path:
+    """Write `.incubator/LABEL/ssh_config` and return its path.
+
+    Raises: Refused or Failed if gcloud cannot say who logs in with OS Login.
+    """
+    folder = project_root() / PLACE / machine.label
+    path = folder / "ssh_config"
+    remembered = _user_in(path, machine) if machine.os_login else None
+    user = remembered or (os_login_user(machine.os_login) if machine.os_login else machine.user)
+    folder.mkdir(parents=True, exist_ok=True)
+    Path("~/.ssh").expanduser().mkdir(mode=0o700, exist_ok=True)  # the shared connection's socket: its path must be short
+    text = ssh_config(machine, user, folder)
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
+    return path
+
+
+def ssh_config(machine: Machine, user: str | None, folder: Path) -> str:
+    """The text of the file. What it leaves open, on a machine that is not rented, ~/.ssh/config may say."""
+    known = [_quoted(folder / "known_hosts"), *([] if machine.host_key_alias else ["~/.ssh/known_hosts"])]
+    settings = [
+        ("HostName", machine.address if machine.is_rented or ":" in machine.address else None),
+        ("User", user),
+        ("Port", machine.port),
+        ("IdentityFile", str(KEY) if machine.os_login else None),
+        ("ProxyCommand", machine.proxy),
+        ("HostKeyAlias", machine.host_key_alias),  # a new VM under an old name or address is another host
+        ("UserKnownHostsFile", " ".join(known)),
+        ("StrictHostKeyChecking", "accept-new"),
+        ("ConnectTimeout", 20),
+        ("ServerAliveInterval", 15),
+        ("ServerAliveCountMax", 4),
+        ("ControlMaster", "auto"),
+        ("ControlPath", "~/.ssh/incubator-%C"),
+        ("ControlPersist", 60),
+    ]
+    lines = [f"  {key} {value}" for key, value in settings if value is not None]
+    own = [] if machine.is_rented else ["Match all", "  Include ~/.ssh/config"]
+    head = f"# Written by fab. By hand: ssh -F {PLACE}/{machine.label}/ssh_config {machine.label}"
+    return "\n".join([head, f"Host {machine.label}", *lines, *own]) + "\n"
+
+
+def os_login_user(project: str) -> str:
+    """Make sure that a key of this laptop is in the account's OS Login profile.
+
+    Returns: the account's name on machines.
+    Raises: Refused without gcloud or a login; Failed with gcloud's words.
+    """
+    key = KEY.expanduser()
+    if not key.exists():
+        key.parent.mkdir(mode=0o700, exist_ok=True)
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    public = key.with_name(f"{key.name}.pub")
+    words = [
+        "gcloud",
+        "compute",
+        "os-login",
+        "ssh-keys",
+        "add",
+        f"--key-file={public}",
+        f"--project={project}",
+        "--format=json",
+        "--quiet",
+    ]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    except FileNotFoundError:
+        raise Refused(
+            "gcloud is not on PATH: it knows your name on the machine; https://cloud.google.com/sdk/docs/install"
+        ) from None
+    if done.returncode:
+        raise Failed(f"{' '.join(words[:5])}: {' '.join(done.stderr.split())} (logged out? gcloud auth login)")
+    accounts = json.loads(done.stdout).get("loginProfile", {}).get("posixAccounts", [])
+    if not accounts:
+        raise Failed(f"gcloud knows no OS Login account of yours in {project}; may you log in there? ./fab preflight")
+    names = [str(account["username"]) for account in accounts]
+    return next((str(account["username"]) for account in accounts if account.get("primary")), names[0])
+
+
+def _user_in(path: Path, machine: Machine) -> str | None:
+    """Who logged in to this very machine before: gcloud need not be asked each time."""
+    text = path.read_text() if path.exists() else ""
+    if f"HostKeyAlias {machine.host_key_alias}\n" not in text:
+        return None
+    return next((line.split()[1] for line in text.splitlines() if line.startswith("  User ")), None)
+
+
+def _quoted(path: Path) -> str:
+    return f'"{path}"'

@@ -1,0 +1,198 @@
+"""Facts and what is wanted -> what is to be done. Each step yields nothing where all is right, so a second bootstrap does nothing.
+
+No step asks the machine: tests compare what is yielded with tables of facts and commands (tests/bootstrap/steps/).
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from bootstrap import hooks
+from bootstrap.facts import Facts
+
+FOLDERS = ("cache", "code", "data", "jobs", "runs")
+POWER_OFF = ["sudo", "-n", "shutdown", "-h", "now"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of the machine's shell. `stdin` is never shown: it may hold tokens."""
+
+    does: str
+    shell: str
+    stdin: str = ""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """rsync from here to there; `files` are names below `source`."""
+
+    does: str
+    source: str
+    to: str
+    options: tuple[str, ...]
+    files: tuple[str, ...] | None = None
+
+
+Action = Command | Copy
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """A folder or file of this laptop, and where it goes, below the machine's folder; `changes` is what rsync would bring."""
+
+    source: Path
+    to: str
+    changes: int
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the machine should have.
+
+    Units: `swap_gib` GiB, `idle_minutes` minutes without a run or a login until it is powered off (None: never).
+    """
+
+    uv: Path
+    uv_sha256: str
+    code: str
+    """Folder of the project here."""
+    files: tuple[str, ...]
+    code_changes: int
+    """Files of the code that differ there."""
+    commit: str
+    environment: str
+    tokens: str
+    swap_gib: int | None
+    idle_minutes: int | None
+    has_startup_script: bool
+    local_data: tuple[LocalData, ...]
+    sources: str
+    """JSON of the data that the machine brings itself; empty if it has them."""
+
+    @property
+    def listing(self) -> str:
+        """A line a file of the code."""
+        return "".join(f"{name}\n" for name in self.files)
+
+
+def steps(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """Everything, in the order of need."""
+    for step in (folders, swap, uv, code, environment, tokens, last_words, idle_guard, data):
+        yield from step(facts, wanted)
+
+
+def folders(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """Where things lie; `data/` and `runs/` of the code are those of the machine's folder."""
+    root = _q(facts.root)
+    if set(FOLDERS) - set(facts.folders.split()):
+        yield Command("folders", f"mkdir -p {root} && cd {root} && mkdir -p {' '.join(FOLDERS)}")
+    if facts.links != "../data ../runs":
+        yield Command("links to data and runs", f"cd {root}/code && ln -sfn ../data data && ln -sfn ../runs runs")
+
+
+def swap(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """A swap file: a safety net for host memory, not for the GPU's, and slow where it is needed."""
+    if wanted.swap_gib is None or facts.swapfile_kib == wanted.swap_gib * 2**20:
+        return
+    file = _q(f"{facts.root}/swapfile")
+    undo = f"sudo -n swapoff {file}; sudo -n rm -f {file}" if facts.swapfile_kib else "true"
+    yield Command(
+        f"swap file of {wanted.swap_gib} GiB",
+        f"{{ {undo}; }} && sudo -n fallocate -l {wanted.swap_gib}G {file} && sudo -n chmod 600 {file} && "
+        f"sudo -n mkswap -q {file} && sudo -n swapon {file}",
+    )
+
+
+def uv(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """The pinned uv; one that came by half has another SHA-256."""
+    if facts.uv != wanted.uv_sha256:
+        yield Copy("uv", str(wanted.uv), f":{facts.root}/uv", ("-pz",))
+        yield Command("uv is whole", f"echo {wanted.uv_sha256}'  '{_q(f'{facts.root}/uv')} | sha256sum -c --quiet -")
+
+
+def code(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """The project's files; those that were shipped before and are gone here go there too."""
+    there = _q(f"{facts.root}/code")
+    if wanted.code_changes:
+        yield Copy(
+            f"code: {wanted.code_changes} files", f"{wanted.code}/", f":{facts.root}/code/", ("-lpz", "--checksum"), wanted.files
+        )
+    if facts.code != hashlib.sha256(wanted.listing.encode()).hexdigest():
+        yield Command(
+            "code: nothing that is gone here stays there",
+            f"cd {there} && cat >.shipped.new && touch .shipped && LC_ALL=C comm -23 .shipped .shipped.new | "
+            'while IFS= read -r name; do rm -f -- "$name"; done && mv .shipped.new .shipped',
+            stdin=wanted.listing,
+        )
+    if facts.commit != wanted.commit:
+        yield Command("code: its commit", f"printf %s {_q(wanted.commit)} >{there}/.commit")
+
+
+def environment(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """`uv sync`; that it came to its end is written last, so one that was cut off is done again."""
+    if facts.environment == wanted.environment:
+        return
+    root = facts.root
+    places = {"UV_CACHE_DIR": f"{root}/cache/uv", "UV_PYTHON_INSTALL_DIR": f"{root}/cache/python", "UV_NO_PROGRESS": "1"}
+    settings = " ".join(f"{key}={_q(value)}" for key, value in places.items())
+    yield Command(
+        "environment: uv sync",
+        f"cd {_q(f'{root}/code')} && rm -f .venv/.synced && {settings} {_q(f'{root}/uv')} sync --frozen --no-default-groups "
+        f"--group training && echo {wanted.environment} >.venv/.synced",
+    )
+
+
+def tokens(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """One file that only its owner may read. Without tokens here, what is there stays."""
+    if wanted.tokens and facts.tokens != f"600 {hashlib.sha256(wanted.tokens.encode()).hexdigest()}":
+        number = wanted.tokens.count("\n")
+        file, new = _q(f"{facts.root}/env"), _q(f"{facts.root}/.env.new")
+        yield Command(f"{number} tokens", f"umask 077 && rm -f {new} && cat >{new} && mv {new} {file}", stdin=wanted.tokens)
+
+
+def last_words(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """The hooks, and who calls the one of boots."""
+    texts = {"boot-hook": hooks.boot_hook(facts.root), "last-sync": hooks.last_sync(facts.root)}
+    if facts.hooks != " ".join(hashlib.sha256(text.encode()).hexdigest() for text in texts.values()):
+        for name, text in texts.items():
+            file, new = _q(f"{facts.root}/{name}"), _q(f"{facts.root}/.{name}.new")
+            yield Command(name, f"cat >{new} && chmod 755 {new} && mv {new} {file}", stdin=text)
+    if not wanted.has_startup_script and facts.crontab and not facts.is_in_crontab:
+        line = f"@reboot {_q(f'{facts.root}/boot-hook')}"
+        yield Command("cron calls boot-hook at every boot", f"{{ crontab -l 2>/dev/null; echo {_q(line)}; }} | crontab -")
+
+
+def idle_guard(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """Powers a rented machine off that nobody uses."""
+    root = facts.root
+    if wanted.idle_minutes is None:
+        if facts.idle:
+            yield Command("no idle guard", f"rm -f {_q(f'{root}/idle.json')}")
+        return
+    text = json.dumps({"minutes": wanted.idle_minutes, "command": POWER_OFF})
+    if facts.idle != text:
+        yield Command(f"idle guard: off after {wanted.idle_minutes} minutes", f"printf %s {_q(text)} >{_q(f'{root}/idle.json')}")
+    if facts.idle != text or not facts.is_guarded:
+        yield Command("idle guard starts", hooks.detached(root, "idle-guard", log=f"{root}/idle.log"))
+
+
+def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """From here by rsync, from elsewhere by the machine itself."""
+    for local in wanted.local_data:
+        if local.changes:
+            to = f"{facts.root}/{local.to}"
+            yield Command(f"folder for {local.to}", f"mkdir -p {_q(to)}")
+            source = f"{local.source}/" if local.source.is_dir() else str(local.source)
+            yield Copy(f"data: {local.changes} files to {local.to}", source, f":{to}/", ("-rLtz", "--partial-dir=.rsync-partial"))
+    if wanted.sources:
+        file = _q(f"{facts.root}/data/.wanted.json")
+        yield Command("data: what to bring", f"cat >{file}", stdin=wanted.sources)
+        yield Command("data", hooks.supervision(facts.root, "fetch", f"{facts.root}/data/.wanted.json"))
+
+
+def _q(text: str) -> str:
+    return shlex.quote(text)

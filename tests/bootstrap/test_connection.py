@@ -1,0 +1,205 @@
+"""One ssh_config for fab, rsync and a person; and what a connection says that does not come about, or breaks."""
+
+import getpass
+import subprocess
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from fabric import Config, Connection
+
+from bootstrap.connection import connect
+from bootstrap.machine import Machine, box, rented
+from bootstrap.ssh_config import write_ssh_config
+from infra.refusal import Failed, Refused
+from tests.tools.ssh_machine import OUTPUTS, behind_iap
+
+
+def test_a_command_brings_its_output_and_its_exit_code(host):
+    answer = host.ask("echo out; echo err >&2; cat; exit 3", stdin="in\n")
+
+    assert (answer.code, answer.out, answer.err) == (3, "out\nin\n", "err\n")
+
+
+def test_all_commands_share_one_connection(machine, host):
+    before = machine.run("echo $PPID").stdout
+
+    parents = {host.ask("ps -o ppid= -p $PPID").out for _ in range(3)}
+
+    assert len(parents) == 1
+    assert before not in parents
+
+
+def test_the_file_is_for_people_and_for_fabric_too(machine, host):
+    typed = subprocess.run(["ssh", "-F", host.ssh_config, "incubator-l4", "echo typed"], capture_output=True, text=True)
+    with Connection("incubator-l4", config=Config(runtime_ssh_path=str(host.ssh_config))) as connection:
+        connection.connect_kwargs["key_filename"] = str(machine.folder / "user_key")
+        by_fabric = connection.run("echo fabric", hide=True, in_stream=False).stdout
+
+    assert (typed.stdout, by_fabric) == ("typed\n", "fabric\n")
+
+
+def test_rsync_goes_the_same_way(machine, host, tmp_path):
+    (tmp_path / "a b").write_text("cells")
+
+    host.copy(f"{tmp_path}/", ":/mnt/data/", "-p", files=("a b",))
+
+    assert (machine.disk / "a b").read_text() == "cells"
+
+
+def test_through_googles_tunnel(machine, laptop):
+    behind_iap(machine)
+    tunnel = "gcloud compute start-iap-tunnel incubator-l4 %p --listen-on-stdin --project=demo-project --zone=us-central1-a"
+    outputs = replace(OUTPUTS, ssh_host="incubator-l4", ssh_user=machine.user, ssh_proxy=tunnel)
+
+    assert connect(rented(outputs)).ask("echo here").out == "here\n"
+
+
+def test_with_os_login_gcloud_is_asked_once_for_the_name(machine, laptop, tmp_path, monkeypatch):
+    monkeypatch.setattr("bootstrap.ssh_config.KEY", tmp_path / "google_compute_engine")
+    profile = f'{{"loginProfile": {{"posixAccounts": [{{"primary": true, "username": "{getpass.getuser()}"}}]}}}}'
+    machine.laptop_program("gcloud", f"echo \"$*\" >>{tmp_path}/asked; echo '{profile}'")
+    stack = rented(replace(OUTPUTS, ssh_port=machine.port, ssh_user=None))
+
+    connect(stack)
+    (file,) = laptop.glob("*/ssh_config")
+    connect(stack)
+
+    assert f"  User {getpass.getuser()}\n" in file.read_text()
+    public = tmp_path / "google_compute_engine.pub"
+    asked = f"compute os-login ssh-keys add --key-file={public} --project=demo-project --format=json --quiet\n"
+    assert (tmp_path / "asked").read_text() == asked
+    assert public.exists()
+
+
+def test_a_booting_machine_is_waited_for(machine, laptop, capsys):
+    machine.switch_off()
+    threading.Timer(2, machine.boot).start()
+
+    host = connect(machine.machine(), seconds=60)
+
+    assert host.ask("echo up").out == "up\n"
+    assert "waiting for incubator-l4: ssh: connect to host 127.0.0.1 port" in capsys.readouterr().out
+
+
+def test_a_machine_that_never_answers_is_given_up(laptop):
+    with pytest.raises(Failed, match=r"^127\.0\.0\.1 does not answer after \d seconds: .*Connection refused"):
+        connect(box("nobody@127.0.0.1:1", "~/incubator"), seconds=1)
+
+
+def test_a_name_that_is_no_host_is_refused_at_once(laptop):
+    start = time.monotonic()
+
+    with pytest.raises(Refused, match=r"no such host; check --host \(.*no-such-host\.invalid"):
+        connect(box("no-such-host.invalid", "~/incubator"))
+
+    assert time.monotonic() - start < 15
+
+
+def test_a_key_that_is_not_taken_is_refused(machine, laptop):
+    (machine.folder / "authorized_keys").write_text("")
+
+    with pytest.raises(Refused, match=r"does not take your key.*Permission denied"):
+        connect(machine.machine(), seconds=2)  # for the first second it might be booting
+
+
+def test_a_changed_host_key_is_refused_with_the_way_out(machine, laptop):
+    connect(machine.machine())
+    close(laptop)
+    machine.switch_off()
+    machine.new_host_key()
+    machine.boot()
+
+    with pytest.raises(Refused, match=r"remove .*incubator-l4/known_hosts; otherwise do not go on"):
+        connect(machine.machine())
+
+
+def test_a_new_vm_under_the_old_name_is_another_host(machine, laptop):
+    connect(machine.machine())
+    close(laptop)
+    machine.switch_off()
+    machine.new_host_key()
+    machine.boot()
+
+    assert connect(machine.machine(host_key_alias="compute.4712")).ask("echo new").out == "new\n"
+
+
+def test_a_connection_that_is_lost_in_a_command_says_so(machine, host):
+    threading.Timer(1, machine.switch_off).start()
+
+    with pytest.raises(Failed, match=r"incubator-l4: the connection was lost .*the same command goes on where it stopped"):
+        host.ask("sleep 60")
+
+
+def test_a_connection_that_is_lost_in_a_copy_says_so_and_the_next_goes_on(machine, host, tmp_path):
+    (tmp_path / "big").write_bytes(bytes(range(256)) * 80_000)
+    threading.Timer(1, machine.switch_off).start()
+
+    with pytest.raises(Failed, match="the connection was lost"):
+        host.copy(str(tmp_path / "big"), ":/mnt/data/", "--bwlimit=4M", "--partial-dir=.rsync-partial")
+    machine.boot()
+    again = connect(machine.machine())
+    again.copy(str(tmp_path / "big"), ":/mnt/data/", "--partial-dir=.rsync-partial")
+
+    assert (machine.disk / "big").read_bytes() == (tmp_path / "big").read_bytes()
+
+
+def test_a_full_disk_is_named(machine, host, tmp_path):
+    assert host.ask("mkdir /mnt/small && mount -t tmpfs -o size=64k tmpfs /mnt/small").code == 0
+    (tmp_path / "big").write_bytes(b"x" * 200_000)
+
+    with pytest.raises(Failed, match=r"the disk is full: .*No space left on device"):
+        host.copy(str(tmp_path / "big"), ":/mnt/small/")
+
+
+def test_a_machine_without_rsync_is_refused_with_the_remedy(machine, laptop, tmp_path):
+    machine.switch_off()
+    machine.without("rsync")
+    machine.boot()
+    (tmp_path / "file").touch()
+
+    with pytest.raises(Refused, match="rsync is not installed there"):
+        connect(machine.machine()).copy(str(tmp_path / "file"), ":/mnt/data/")
+
+
+def test_a_command_that_takes_too_long_is_given_up(host):
+    with pytest.raises(Failed, match=r"^incubator-l4: not done within 0\.5 seconds$"):
+        host.ask("sleep 20", seconds=0.5)
+
+
+def test_a_box_is_reached_by_what_ssh_knows_of_it(laptop):
+    file = write_ssh_config(box("ada@cells.example:2222", "~/incubator"))
+
+    told = subprocess.run(["ssh", "-G", "-F", file, "cells.example"], capture_output=True, text=True).stdout.splitlines()
+
+    assert {"hostname cells.example", "user ada", "port 2222", "stricthostkeychecking accept-new", "controlpersist 60"} <= set(told)
+    assert "Include ~/.ssh/config" in file.read_text()
+
+
+def close(laptop) -> None:
+    for file in laptop.glob("*/ssh_config"):
+        subprocess.run(["ssh", "-F", file, "-O", "exit", file.parent.name], capture_output=True)
+
+
+def test_a_stack_is_told_in_full():
+    machine = rented(replace(OUTPUTS, ssh_user=None, ssh_proxy="gcloud compute start-iap-tunnel incubator-l4 %p"))
+
+    assert machine == Machine(
+        label="incubator-l4", address="127.0.0.1", folder="/mnt/data/incubator", user=None, port=22,
+        proxy="gcloud compute start-iap-tunnel incubator-l4 %p", host_key_alias="compute.4711", os_login="demo-project",
+        bucket="gs://demo-project-incubator", usd_per_hour=0.13, machine_type="e2-standard-4",
+    )  # fmt: skip
+    assert machine.is_rented
+
+
+@pytest.mark.parametrize("host", ["", "a b", "me@", "box:0", "box:99999", "-oProxyCommand=x", "me@box:port", "box;reboot"])
+def test_what_is_no_host_is_refused(host):
+    with pytest.raises(Refused, match=r"^--host: .*accepted: "):
+        box(host, "~/incubator")
+
+
+@pytest.mark.parametrize("folder", ["incubator", "~", "/a b", "/a/../b", "~/$(reboot)", "'/x'"])
+def test_what_is_no_folder_is_refused(folder):
+    with pytest.raises(Refused, match=r"^--folder: .*accepted: a path from / or ~/"):
+        box("me@box", folder)

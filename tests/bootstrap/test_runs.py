@@ -1,0 +1,345 @@
+"""`fab bootstrap`, `train`, `status`, `logs`, `stop` and `pull` as typed, on a machine that no stack rents."""
+
+import json
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.tools.ssh_machine import SshMachine, needs_sshd
+from training.checkpoints.manifest import complete_checkpoints
+from training.data.simulation import Simulation, simulate
+
+ROOT = Path(__file__).parents[2]
+FAB = Path(sys.executable).parent / "fab"
+Done = subprocess.CompletedProcess[str]
+TOKEN = "hf_a-secret-of-these-tests"
+SCREEN = Simulation(
+    n_cells=640, n_genes=60, n_perturbations=12, n_gem_groups=2, n_modules=4, feature_dim=8, n_hvg=10, n_embedding=6
+)
+RUN = {
+    "model": {
+        "preset": "identity_sm", "hidden_dim": 16, "num_layers": 1, "num_heads": 2, "head_dim": 8, "intermediate_dim": 32,
+        "set_size": 16,
+    },
+    "data": {
+        "split": "data/screen/cells_split.toml", "control": "control", "batch_size": 4, "num_workers": 0,
+        "perturbation_features_file": "data/screen/cells_features.npz",
+    },
+    "optim": {"lr": 1e-3},
+    "trainer": {"device": "cpu", "max_steps": 8, "val_every_steps": 4, "log_every_steps": 2},
+    "checkpoints": {"every_steps": 4},
+}  # fmt: skip
+BUCKET = f"file://{pwd.getpwuid(os.getuid()).pw_dir}/bucket"  # as the machine calls it
+ENDLESS = (
+    "--set",
+    "trainer.max_steps=1000000",
+    "--set",
+    "trainer.val_every_steps=1000000",
+    "--set",
+    "checkpoints.every_steps=1000",
+)
+
+
+class Laptop:
+    """Somebody who types `fab` in a folder with data and run files, and a machine that they reach by SSH."""
+
+    def __init__(self, machine: SshMachine, folder: Path) -> None:
+        self.machine, self.folder = machine, folder
+        self.env = {**os.environ, **machine.laptop, "INCUBATOR_HOST": machine.as_host, "HF_TOKEN": TOKEN}
+        self.env.pop("VIRTUAL_ENV", None)
+
+    @property
+    def root(self) -> Path:
+        """The machine's folder, as it is seen from here."""
+        return self.machine.home / "incubator"
+
+    def fab(self, *words: str) -> Done:
+        return subprocess.run(
+            [FAB, "-r", ROOT, *words],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [FAB, "-r", ROOT, *words], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+
+    def run_file(self, name: str, **changes: object) -> str:
+        """A run of this name; its file."""
+        (self.folder / f"{name}.yaml").write_text(yaml.safe_dump({"name": name, **RUN, **changes}))
+        return f"{name}.yaml"
+
+    def state(self, name: str) -> dict[str, object]:
+        return json.loads((self.root / "jobs" / name / "state.json").read_text())
+
+    def wait_for(self, name: str, phase: str, seconds: float = 120) -> None:
+        until = time.monotonic() + seconds
+        while not (self.root / "jobs" / name / "state.json").exists() or self.state(name)["phase"] != phase:
+            assert time.monotonic() < until, self.state(name)
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def laptop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
+    """A machine after `fab bootstrap --data data/screen`."""
+    needs_sshd()
+    folder = tmp_path_factory.mktemp("laptop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("data/screen").mkdir(parents=True)
+        simulate(SCREEN, Path("data/screen/cells.h5ad"))
+    with SshMachine(tmp_path_factory.mktemp("machine"), {"OMP_NUM_THREADS": "1"}) as machine:
+        laptop = Laptop(machine, folder)
+        machine.take_uv_cache(laptop.root)
+        (machine.home / "bucket").mkdir()
+        done = laptop.fab("bootstrap", "--data", "data/screen")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield laptop
+        close(folder)
+
+
+@pytest.fixture
+def laptop(laptop_of: Laptop) -> Iterator[Laptop]:
+    """It, and no run goes on after the test."""
+    yield laptop_of
+    laptop_of.machine.run("pkill -f 'training.supervision.*supervise'; while pgrep -f training.supervision; do sleep 0.2; done")
+    shutil.rmtree(laptop_of.root / "jobs")
+    (laptop_of.root / "jobs").mkdir()
+
+
+def close(folder: Path) -> None:
+    for file in folder.glob(".incubator/*/ssh_config"):
+        subprocess.run(["ssh", "-F", file, "-O", "exit", file.parent.name], capture_output=True)
+
+
+def bucket(laptop: Laptop) -> Path:
+    return laptop.machine.home / "bucket" / "runs"
+
+
+def test_a_second_bootstrap_does_nothing(laptop):
+    done = laptop.fab("bootstrap", "--data", "data/screen")
+
+    assert done.returncode == 0, done.stderr
+    assert "is ready: all was there, nothing to do" in done.stdout
+    assert "->" not in done.stdout
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_nothing(laptop):
+    (laptop.folder / "more").mkdir(exist_ok=True)
+    (laptop.folder / "more" / "cells.h5ad").write_bytes(b"cells")
+
+    done = laptop.fab("bootstrap", "--data", "more", "--dry-run")
+
+    assert done.returncode == 0, done.stderr
+    assert "# data: 1 files to data/more\nrsync -e " in done.stdout
+    assert not (laptop.root / "data" / "more").exists()
+
+
+def test_a_changed_environment_is_synced_again_after_a_lost_connection(laptop):
+    (laptop.root / "code" / ".venv" / ".synced").unlink()
+    running = laptop.start("bootstrap")
+    for line in running.stdout or ():
+        if "uv sync" in line:
+            break
+    laptop.machine.switch_off()
+    said, _ = running.communicate(timeout=60)
+    laptop.machine.boot()
+
+    again = laptop.fab("bootstrap")
+
+    assert running.returncode == 1
+    assert "the connection was lost" in said
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "-> environment: uv sync" in again.stdout
+
+
+def test_a_run_from_its_start_over_a_stop_to_its_results(laptop, tmp_path):
+    file = laptop.run_file("whole")
+    started = laptop.fab("train", "--run", file, *ENDLESS, "--bucket", BUCKET)
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert f"whole trains on 127.0.0.1 and needs nobody; its results go to {BUCKET}/runs/whole" in started.stdout
+
+    twice = laptop.fab("train", "--run", file, *ENDLESS, "--bucket", BUCKET)
+    seen = laptop.fab("status")
+    told = laptop.fab("logs", "--number", "500")
+    stopped = laptop.fab("stop")
+    step = complete_checkpoints(laptop.root / "runs" / "whole" / "checkpoints")[-1].step
+    steps = (
+        "--set",
+        f"trainer.max_steps={step + 3}",
+        "--set",
+        "trainer.val_every_steps=1000000",
+        "--set",
+        "checkpoints.every_steps=1000",
+    )
+    again = laptop.fab("train", "--run", file, *steps, "--bucket", BUCKET)
+    laptop.wait_for("whole", "finished")
+    pulled = laptop.fab("pull", "--run", "whole", "--into", str(tmp_path))
+
+    assert twice.returncode == 2
+    assert "whole is running already, at step" in twice.stderr
+    assert "whole  running" in seen.stdout
+    assert "supervisor: running" in told.stdout
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert f"everything is in {BUCKET}/runs/whole: safe to destroy" in stopped.stdout
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "(it goes on)" in again.stdout
+    starts = json.loads((laptop.root / "runs" / "whole" / "run.json").read_text())["starts"]
+    assert [start["step"] for start in starts] == [0, step]
+    assert pulled.returncode == 0, pulled.stdout + pulled.stderr
+    assert complete_checkpoints(tmp_path / "whole" / "checkpoints")[-1].step == step + 3
+    assert (tmp_path / "whole" / "model.pt").exists()
+
+
+def test_results_come_from_the_bucket_too_and_never_over_something_else(laptop, tmp_path):
+    laptop.fab("train", "--run", laptop.run_file("kept"), "--bucket", BUCKET)
+    laptop.wait_for("kept", "finished")
+    laptop.fab("stop", "--run", "kept")
+    (tmp_path / "other" / "kept").mkdir(parents=True)
+    (tmp_path / "other" / "kept" / "my notes").touch()
+    url = f"file://{laptop.machine.home}/bucket"
+
+    over = [laptop.fab("pull", "--run", "kept", "--into", str(tmp_path / "other"), *more) for more in ((), ("--bucket", url))]
+    good = [laptop.fab("pull", "--run", "kept", "--into", str(tmp_path / "here"), "--bucket", url) for _ in range(2)]
+
+    assert [done.returncode for done in over] == [2, 2]
+    assert [path.name for path in (tmp_path / "other" / "kept").iterdir()] == ["my notes"]
+    assert [done.returncode for done in good] == [0, 0], good[0].stderr
+    assert complete_checkpoints(tmp_path / "here" / "kept" / "checkpoints")[-1].step == 8
+
+
+def test_two_laptops_that_start_the_same_run(laptop):
+    file = laptop.run_file("shared")
+    both = [laptop.start("train", "--run", file, *ENDLESS) for _ in range(2)]
+    said = [one.communicate(timeout=280)[0] for one in both]
+
+    assert sorted(one.returncode for one in both) == [0, 2], said
+    assert len(laptop.machine.run("pgrep -f 'supervise shared'").stdout.split()) == 1
+
+
+def test_a_run_that_dies_before_its_first_step_shows_the_end_of_its_log(laptop):
+    (laptop.root / "runs" / "taken").mkdir(exist_ok=True)
+    (laptop.root / "runs" / "taken" / "somebody's").touch()
+
+    done = laptop.fab("train", "--run", laptop.run_file("taken"))
+
+    assert done.returncode == 2
+    assert "runs/taken: exists already and is no run directory" in done.stderr
+    assert list((laptop.root / ".staged").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("optim.lr=fast",), "optim.lr: fast: input should be a valid number"),
+        (("data.split=/data/split.toml",), "data.split: /data/split.toml: on the machine, paths start at the project's folder"),
+        (("resume=true",), "resume and overwrite are decided on the machine"),
+    ],
+)
+def test_what_the_laptop_can_judge_is_refused_before_the_machine_is_asked(laptop, settings, message):
+    words = [word for setting in settings for word in ("--set", setting)]
+
+    done = laptop.fab("train", "--run", laptop.run_file("judged"), *words, "--host", "nobody@127.0.0.1:1")
+
+    assert done.returncode == 2
+    assert message in done.stderr.replace('"', "'"), done.stderr
+
+
+def test_data_that_are_not_there_are_refused_by_the_machine(laptop):
+    (laptop.folder / "data" / "screen").rename(laptop.folder / "data" / "moved")
+    done = laptop.fab("train", "--run", laptop.run_file("absent"), "--set", "data.split=data/absent/split.toml")
+    (laptop.folder / "data" / "moved").rename(laptop.folder / "data" / "screen")
+
+    assert done.returncode == 2
+    assert "data/absent/split.toml" in done.stderr
+
+
+def test_a_bucket_that_is_not_there_is_told(laptop):
+    done = laptop.fab("train", "--run", laptop.run_file("homeless"), "--bucket", f"{BUCKET}-of-nobody")
+
+    assert done.returncode == 1
+    assert "there is no such folder (make it first: mkdir " in done.stderr + done.stdout
+
+
+def test_no_token_stands_in_any_file_or_process(laptop):
+    laptop.fab("train", "--run", laptop.run_file("secret"), *ENDLESS, "--bucket", BUCKET)
+
+    processes = laptop.machine.run("ps axww -o args").stdout
+    of_the_run = laptop.machine.run("cat /proc/$(pgrep -f 'training fit' | head -n 1)/environ | tr '\\0' '\\n'").stdout
+    words = ["grep", "-rlF", "--exclude-dir=cache", "--exclude-dir=.venv", TOKEN, laptop.machine.home, laptop.folder]
+    files = subprocess.run(words, capture_output=True, text=True).stdout.splitlines()
+
+    assert "training fit" in processes
+    assert TOKEN not in processes
+    assert f"HF_TOKEN={TOKEN}" in of_the_run  # it arrives where it is needed
+    assert files == [str(laptop.root / "env")]
+    assert (laptop.root / "env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("bootstrap", "--data", "nowhere/data"), "nowhere/data"),
+        (("bootstrap", "--data", "gs:/cells"), "gs:/cells"),
+        (("bootstrap", "--swap-gib", "many"), "--swap-gib: many (accepted: a whole number, 1 or more)"),
+        (("bootstrap", "--host", "me@@box"), "--host: me@@box: accepted: [user@]host[:port]"),
+        (("bootstrap", "--stack", "l4", "--host", "me@box"), "one machine at a time"),
+        (("bootstrap", "--folder", "here"), "--folder: here: accepted: a path from / or ~/"),
+        (("train",), "which run? --run RUN.yaml"),
+        (("logs", "--run", "nobody's"), "no run nobody's (there: none yet)"),
+        (("stop",), "which run? name it (there: none yet)"),
+        (("pull", "--bucket", "gs://cells"), "needs --run NAME, and no machine"),
+    ],
+)
+def test_bad_input_is_one_message(laptop, words, message):
+    done = laptop.fab(*words)
+
+    assert (done.returncode, done.stdout.count("Traceback")) == (2, 0), done.stdout + done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith("refused: ")
+
+
+def test_a_machine_that_was_never_made_ready_says_how(laptop):
+    done = laptop.fab("status", "--folder", "~/elsewhere")
+
+    assert done.returncode == 2
+    assert "is not ready: there is no environment in" in done.stderr
+    assert "run: ./fab bootstrap" in done.stderr
+
+
+def test_a_disk_with_too_little_room_is_refused(laptop):
+    assert laptop.machine.run("mkdir -p /mnt/small && mount -t tmpfs -o size=64m tmpfs /mnt/small").returncode == 0
+
+    done = laptop.fab("bootstrap", "--folder", "/mnt/small/incubator")
+
+    assert done.returncode == 2
+    assert "0.1 GiB free at /mnt/small/incubator; the environment needs 15 GiB" in done.stderr
+
+
+def test_a_machine_without_python_and_without_a_way_to_one_says_so(tmp_path, laptop):
+    with SshMachine(tmp_path / "bare", {"UV_PYTHON_DOWNLOADS": "never"}) as bare:
+        bare.switch_off()
+        for name in ("python3", "python3.11", "python"):
+            bare.without(name)
+        bare.boot()
+        elsewhere = Laptop(bare, laptop.folder)
+        done: Callable[[], Done] = lambda: elsewhere.fab("bootstrap", "--host", bare.as_host)  # noqa: E731
+        said = done()
+
+    assert said.returncode == 1
+    assert "environment: uv sync: ended with exit code 2" in said.stderr
+    assert "o interpreter found" in said.stdout + said.stderr

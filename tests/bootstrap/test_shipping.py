@@ -1,0 +1,117 @@
+"""What goes to the machine: the files that git knows or does not ignore, uv as it was pinned, tokens apart."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bootstrap import shipping
+from bootstrap.shipping import UV_VERSION, code, sha256_of, uv_binary
+from bootstrap.tokens import env_file, tokens
+from infra.refusal import Failed, Refused
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "cells"\nversion = "0"\nrequires-python = ">=3.11"\n')
+    (tmp_path / ".gitignore").write_text("uv.lock\n/runs/\n.env\n")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "big").touch()
+    (tmp_path / ".env").write_text("HF_TOKEN=hf_secret\n")
+    (tmp_path / "my split.toml").touch()
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", "pyproject.toml", ".gitignore")
+    git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "first")
+    return tmp_path
+
+
+def git(folder: Path, *words: str) -> None:
+    subprocess.run(["git", *words], cwd=folder, check=True)
+
+
+def test_tracked_and_not_ignored_files_go_and_the_lock_with_them(project):
+    found = code(project)
+
+    assert found.files == (".gitignore", "my split.toml", "pyproject.toml", "uv.lock")
+    assert re.fullmatch(r"[0-9a-f]{40}", found.commit)
+
+
+def test_tokens_do_not_go_with_the_code_even_if_git_knows_them(project):
+    git(project, "add", "--force", ".env")
+
+    assert ".env" not in code(project).files
+
+
+def test_a_file_that_git_knows_and_that_is_gone_does_not_go(project):
+    (project / ".gitignore").unlink()
+
+    found = code(project)
+
+    assert ".gitignore" not in found.files
+    assert found.commit.endswith("+changes")
+
+
+def test_another_dependency_is_another_environment(project):
+    before = code(project).environment
+    (project / "pyproject.toml").write_text((project / "pyproject.toml").read_text() + "# another word\n")
+
+    assert code(project).environment != before
+    assert code(project).environment == code(project).environment
+
+
+def test_outside_git_nothing_goes(project):
+    (project / ".git").rename(project / ".no-git")
+
+    with pytest.raises(Refused, match="is no git repository"):
+        code(project)
+
+
+def test_what_uv_cannot_resolve_is_told(project):
+    (project / "pyproject.toml").write_text("[project\n")
+
+    with pytest.raises(Failed, match=r"^uv lock: .*pyproject\.toml"):
+        code(project)
+
+
+def test_uv_is_the_one_that_fab_brings():
+    assert f"uv=={UV_VERSION} " in (ROOT / "fab").read_text() + " "
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+def test_uv_comes_for_each_machine_and_is_pinned_by_hash(arch):
+    binary = uv_binary(arch)
+
+    assert binary.read_bytes()[:4] == b"\x7fELF"
+    assert uv_binary(arch) == binary
+    assert len(sha256_of(binary)) == 64
+
+
+def test_a_uv_with_another_hash_is_not_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("UV", str(shipping.uv()))
+    monkeypatch.setattr(shipping, "UV_WHEELS", ("0" * 64,))
+    monkeypatch.setattr(shipping, "ROOT", tmp_path)
+
+    with pytest.raises(Failed, match=rf"uv {UV_VERSION} for x86_64 could not be brought: .*[Hh]ash"):
+        uv_binary("x86_64")
+
+
+def test_tokens_are_those_that_are_known_and_all_of_dot_env(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_environment")
+    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("OTHER_SECRET", "stays here")
+    (tmp_path / ".env").write_text("# mine\n\nexport HF_TOKEN='hf_file'\nNEPTUNE = \"a=b\"\n")
+
+    found = tokens(tmp_path)
+
+    assert found == {"HF_TOKEN": "hf_file", "NEPTUNE": "a=b"}
+    assert env_file(found) == "HF_TOKEN=hf_file\nNEPTUNE=a=b\n"
+
+
+def test_a_line_that_is_none_is_refused_and_not_repeated(tmp_path):
+    (tmp_path / ".env").write_text("A=1\nhf_secret\n")
+
+    with pytest.raises(Refused, match=r"\.env: line 2: is no KEY=VALUE$"):
+        tokens(tmp_path)

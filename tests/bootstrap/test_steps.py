@@ -1,0 +1,63 @@
+"""Facts -> commands, without SSH: the tables of tests/bootstrap/steps/."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bootstrap import hooks
+from bootstrap.apply import shown
+from bootstrap.connection import Host
+from bootstrap.facts import Facts
+from bootstrap.machine import Machine
+from bootstrap.steps import Command, LocalData, Wanted, steps
+
+TABLES = Path(__file__).parent / "steps"
+READY = yaml.safe_load((TABLES / "ready.yaml").read_text())
+CASES = yaml.safe_load((TABLES / "cases.yaml").read_text())
+TOKEN = "hf_secret"
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["case"] for case in CASES])
+def test_what_is_missing_is_done_and_nothing_else(case, monkeypatch):
+    monkeypatch.setattr("os.isatty", lambda _: False)
+    wanted = _wanted(READY["wanted"] | case.get("wanted", {}))
+    facts = _facts(READY["facts"] | case.get("facts", {}), wanted)
+    host = Host(Machine("incubator-l4", "incubator-l4", facts.root), Path("ssh_config"))
+
+    assert [shown(host, action) for action in steps(facts, wanted)] == case["commands"]
+
+
+def test_tokens_stand_on_standard_input_alone():
+    wanted = _wanted(READY["wanted"])
+    facts = _facts(READY["facts"] | {"tokens": ""}, wanted)
+
+    (action,) = steps(facts, wanted)
+
+    assert isinstance(action, Command)
+    assert action.stdin == f"HF_TOKEN={TOKEN}\n"
+    assert TOKEN not in action.shell + action.does
+
+
+def _wanted(values: dict[str, Any]) -> Wanted:
+    local = tuple(LocalData(Path(one["source"]), one["to"], one["changes"]) for one in values["local_data"])
+    return Wanted(**{**values, "uv": Path(values["uv"]), "files": tuple(values["files"]), "local_data": local})
+
+
+def _facts(values: dict[str, Any], wanted: Wanted) -> Facts:
+    """The placeholders stand for hashes of what would be sent."""
+    root = values["root"]
+    known = {
+        "HASH_OF_LISTING": _sha256(wanted.listing),
+        "600 HASH_OF_TOKENS": f"600 {_sha256(wanted.tokens)}",
+        "644 HASH_OF_TOKENS": f"644 {_sha256(wanted.tokens)}",
+        "HASHES_OF_HOOKS": f"{_sha256(hooks.boot_hook(root))} {_sha256(hooks.last_sync(root))}",
+    }
+    told: dict[str, Any] = {key: known.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+    return Facts(**told)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
