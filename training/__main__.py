@@ -1,8 +1,10 @@
 """The command line: `training VERB`. Exit codes: 0 done, 1 failed, 2 the user's input was refused."""
 
 import argparse
+import faulthandler
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -38,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"failed: {failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted {interrupt}; resume=true goes on from the newest checkpoint", file=sys.stderr)
+        print(f"interrupted{f' {interrupt}'.rstrip()}; resume=true goes on from the newest checkpoint", file=sys.stderr)
         return 1
     return 0
 
@@ -154,6 +156,8 @@ def _config(chosen: argparse.Namespace) -> RunConfig:
 
 def _fit(chosen: argparse.Namespace) -> None:
     config = _config(chosen)  # a configuration is judged before torch is loaded
+    assert sys.__stderr__ is not None
+    faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)  # stacks of all threads: the watchdog asks for them
     from training import run
 
     run.fit(config)

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from training.cells import Split
@@ -17,6 +18,7 @@ from training.checkpoints.callback import PAYLOAD, SaveCheckpoints
 from training.checkpoints.interruption import EndOnInterrupt
 from training.checkpoints.manifest import Checkpoint, config_sha256, settings_of
 from training.checkpoints.model_file import ModelCard, SavedModel, save_model
+from training.checkpoints.progress import WriteProgress
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start
 from training.checkpoints.trained_model import model_at
 from training.checkpoints.training_log import TrainingLog
@@ -83,8 +85,13 @@ def _train(config: RunConfig, cells: Cells, directory: RunDirectory, checkpoint:
         total_steps=length.total_steps,
         config_sha256=config_sha256(config),
         data_fingerprint=cells.fingerprint,
+        resumed_step=start,
     )
-    callbacks: list[Callback] = [LastStepValidates(length.total_steps), ValidationHistory(directory), save, EndOnInterrupt()]
+    end = EndOnInterrupt(save)
+    progress = WriteProgress(directory.path, length.total_steps)
+    callbacks: list[Callback] = [LastStepValidates(length.total_steps), ValidationHistory(directory), save, progress, end]
+    if checkpoint is not None and _is_owed_a_validation(config, checkpoint):
+        callbacks.insert(0, ValidateFirst())
     if sys.stdout.isatty():
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     trainer = L.Trainer(
@@ -110,10 +117,16 @@ def _train(config: RunConfig, cells: Cells, directory: RunDirectory, checkpoint:
     ckpt_path = checkpoint.folder / PAYLOAD if checkpoint else None
     try:
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
-            raise KeyboardInterrupt(f"step {trainer.global_step}") from None
+    except SystemExit as error:
+        if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes exits of both
+            raise KeyboardInterrupt(end.outcome or f"at step {trainer.global_step}") from None
         raise
+
+
+def _is_owed_a_validation(config: RunConfig, checkpoint: Checkpoint) -> bool:
+    """Whether the run was stopped between the step of this checkpoint and the validation that follows it."""
+    is_due = config.data.validation != "none" and checkpoint.step % config.trainer.val_every_steps == 0
+    return is_due and checkpoint.manifest.val_loss_total is None
 
 
 def check(config: RunConfig, write_features: Path | None = None, separator: str = "+") -> None:
@@ -167,6 +180,18 @@ class LastStepValidates(Callback):
         """Ask for the stop when the last step is done."""
         if trainer.global_step >= self.total_steps:
             trainer.should_stop = True
+
+
+class ValidateFirst(Callback):
+    """A resume begins with the validation that a stop has cut off; Lightning takes a step that it restores for validated."""
+
+    def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
+        """Validate as the training loop does between two batches."""
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        validation.restarting = False
+        trainer.validating = True
+        validation.run()
+        trainer.training = True
 
 
 class ValidationHistory(Callback):

@@ -51,6 +51,7 @@ def test_a_run_leaves_the_directory_of_the_contract(training, settings):
     run = Path("run")
     assert {path.name for path in run.iterdir()} == {
         "config.yaml", "run.json", "training.log", "metrics.jsonl", "eval_history.csv", "model.pt", "checkpoints", "tensorboard",
+        "progress.json",
     }  # fmt: skip
     assert [checkpoint.step for checkpoint in complete_checkpoints(run / "checkpoints")] == [4, 8]
     assert [int(row["step"]) for row in csv.DictReader((run / "eval_history.csv").read_text().splitlines())] == [4, 8]
@@ -262,7 +263,7 @@ def test_an_interrupted_run_says_how_to_go_on(settings):
             process.kill()
 
     assert process.returncode == 1
-    assert re.search(r"interrupted step \d+; resume=true goes on", err), err
+    assert re.search(r"interrupted at step \d+, checkpoint saved; resume=true goes on", err), err
     assert "Traceback" not in err
 
 

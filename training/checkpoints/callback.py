@@ -25,11 +25,19 @@ class SaveCheckpoints(L.Callback):
     """
 
     def __init__(
-        self, root: Path, config: CheckpointsConfig, *, total_steps: int, config_sha256: str, data_fingerprint: str
+        self,
+        root: Path,
+        config: CheckpointsConfig,
+        *,
+        total_steps: int,
+        config_sha256: str,
+        data_fingerprint: str,
+        resumed_step: int | None = None,
     ) -> None:
         self.root, self.config, self.total_steps = root, config, total_steps
         self.config_sha256, self.data_fingerprint = config_sha256, data_fingerprint
-        self.validated_step, self.val_loss_total = -1, float("nan")
+        self.saved_step = resumed_step
+        """Step of the newest checkpoint that is intact, as this process knows: it has written it, or goes on from it."""
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save where no validation follows this step."""
@@ -44,6 +52,11 @@ class SaveCheckpoints(L.Callback):
         improved = known is None or known.manifest.val_loss_total is None or value < known.manifest.val_loss_total
         if improved or self._is_due(trainer.global_step):
             self._save(trainer, value)
+
+    def save_now(self, trainer: L.Trainer) -> None:
+        """Save this step, whatever the cadence, if it is not saved yet."""
+        if self.saved_step != trainer.global_step:
+            self._save(trainer, None)
 
     def _is_due(self, step: int) -> bool:
         return step % self.config.every_steps == 0 or step == self.total_steps
@@ -62,12 +75,16 @@ class SaveCheckpoints(L.Callback):
             )
         partial, final = self.root / f".{folder_of(step)}.partial", self.root / folder_of(step)
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            trainer.save_checkpoint(partial / PAYLOAD)
-            write_manifest(partial, step, self.config_sha256, self.data_fingerprint, value)
-            shutil.rmtree(final, ignore_errors=True)  # an incomplete one of an earlier start
-            partial.rename(final)
+            if step == self.saved_step:  # a stop came before its validation: the same weights, and now their value
+                write_manifest(final, step, self.config_sha256, self.data_fingerprint, value)
+            else:
+                shutil.rmtree(partial, ignore_errors=True)
+                partial.mkdir(parents=True)
+                trainer.save_checkpoint(partial / PAYLOAD)
+                write_manifest(partial, step, self.config_sha256, self.data_fingerprint, value)
+                shutil.rmtree(final, ignore_errors=True)  # an incomplete one of an earlier start
+                partial.rename(final)
+            self.saved_step = step
             self._remove_old()
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
             shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,48 @@
+"""progress.json: how far a run is, for whoever watches it from outside. Opens without torch."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+PROGRESS = "progress.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Units: `time` in seconds since 1970, `median_step_seconds` in seconds.
+    """
+
+    pid: int
+    """Process that trains."""
+    step: int
+    total_steps: int
+    phase: Literal["train", "validate"]
+    time: float
+    """When the last optimizer step or validation batch was done."""
+    median_step_seconds: float | None
+    """Of the last 50 steps, without validations; None before the second."""
+    loss: float | None
+    """Latest logged `train/loss_total`."""
+
+
+_PROGRESS = TypeAdapter(Progress)
+
+
+def write_progress(run: Path, progress: Progress) -> None:
+    """Put the file in place, whole. It is not flushed to the disk: it speaks of a living process."""
+    partial = run / f".{PROGRESS}.partial"
+    partial.write_text(json.dumps(asdict(progress)) + "\n")
+    partial.rename(run / PROGRESS)
+
+
+def read_progress(run: Path) -> Progress | None:
+    """What the run says of itself; None before its first step."""
+    try:
+        return _PROGRESS.validate_json((run / PROGRESS).read_bytes())
+    except (OSError, ValueError):
+        return None

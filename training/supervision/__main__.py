@@ -1,0 +1,180 @@
+"""`python -m training.supervision --root ROOT VERB`: what runs beside a run. Exit codes: 0 done, 1 failed, 2 refused."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from training.refusal import Failed, Refused
+
+WAIT_SECONDS = 3600.0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Returns: the exit code.
+    """
+    chosen = parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        code: int = _VERBS[chosen.verb](chosen)
+    except Refused as refusal:
+        _say(f"refused: {refusal}", sys.stderr)
+        return 2
+    except (Failed, OSError) as failure:
+        _say(f"failed: {failure}", sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """All verbs with their options."""
+    top = argparse.ArgumentParser(prog="python -m training.supervision", description="What runs beside a run on its machine.")
+    top.add_argument("--root", type=Path, required=True, metavar="ROOT", help="folder of code, data, runs and jobs")
+    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    one = verbs.add_parser("supervise", help="run one job until it has ended for good")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--boot", action="store_true", help="only go on with what was begun, or push what is left")
+    one.add_argument("--from", type=Path, dest="staged", metavar="FOLDER", help="take job.json and run.yaml from there first")
+    one = verbs.add_parser("push", help="bring what a run leaves to its bucket")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--rest", action="store_true", help="end when everything is there")
+    verbs.add_parser("boot", help="after a reboot: go on with all jobs, detached")
+    one = verbs.add_parser("stop", help="end a job with a checkpoint, and bring it to the bucket")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--seconds", type=float, default=WAIT_SECONDS, help="wait at most so long (default: %(default)s)")
+    one = verbs.add_parser("wait", help="wait for the first step of a job")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("--from", type=Path, dest="staged", metavar="FOLDER", help="wait first until a supervisor has taken that")
+    one.add_argument("--seconds", type=float, default=WAIT_SECONDS, help="wait at most so long (default: %(default)s)")
+    one = verbs.add_parser("status", help="how things stand, as JSON")
+    one.add_argument("name", metavar="NAME", nargs="?")
+    one = verbs.add_parser("last-sync", help="end everything and bring it to the bucket")
+    one.add_argument("--seconds", type=float, default=WAIT_SECONDS, help="wait at most so long for a job (default: %(default)s)")
+    verbs.add_parser("idle-guard", help="power the machine off when nobody uses it")
+    one = verbs.add_parser("fetch", help="bring data")
+    one.add_argument("file", type=Path, metavar="FILE.json", help="- is standard input")
+    one.add_argument("--outstanding", action="store_true", help="only say what is missing: exit code 1 if anything is")
+    one = verbs.add_parser("pull", help="bring a run from its bucket")
+    one.add_argument("url", metavar="URL")
+    one.add_argument("name", metavar="NAME")
+    one.add_argument("folder", type=Path, metavar="FOLDER")
+    one.add_argument("--all", action="store_true", help="all checkpoints, not only the newest")
+    one = verbs.add_parser("verify", help="whether a run directory has the checkpoints that their manifests tell of")
+    one.add_argument("folder", type=Path, metavar="RUN_DIR")
+    return top
+
+
+def _say(text: str, stream: TextIO | None = None) -> None:
+    (stream or sys.stdout).write(f"{text}\n")
+
+
+def _supervise(chosen: argparse.Namespace) -> int:
+    from training.supervision.supervisor import supervise
+
+    staged: Path | None = chosen.staged
+    if chosen.boot and staged is not None and not staged.exists():  # a systemd unit says both: it was taken at an earlier start
+        staged = None
+    return supervise(chosen.root, chosen.name, by_boot=chosen.boot and staged is None, staged=staged)
+
+
+def _push(chosen: argparse.Namespace) -> int:
+    from training.supervision.control import push
+
+    return push(chosen.root, chosen.name, chosen.rest)
+
+
+def _boot(chosen: argparse.Namespace) -> int:
+    from training.supervision.control import boot
+
+    _say(f"started: {', '.join(boot(chosen.root)) or 'nothing'}")
+    return 0
+
+
+def _stop(chosen: argparse.Namespace) -> int:
+    from training.supervision.control import stop
+
+    _say(stop(chosen.root, chosen.name, chosen.seconds))
+    return 0
+
+
+def _wait(chosen: argparse.Namespace) -> int:
+    from training.supervision.control import wait
+
+    _say(wait(chosen.root, chosen.name, chosen.seconds, chosen.staged))
+    return 0
+
+
+def _status(chosen: argparse.Namespace) -> int:
+    from training.supervision.report import as_json
+    from training.supervision.status import status
+
+    _say(as_json(status(chosen.root, chosen.name)))
+    return 0
+
+
+def _last_sync(chosen: argparse.Namespace) -> int:
+    from training.supervision.control import last_sync
+
+    _say(last_sync(chosen.root, chosen.seconds))
+    return 0
+
+
+def _idle_guard(chosen: argparse.Namespace) -> int:
+    from training.supervision.idle import guard
+
+    guard(chosen.root)
+    return 0
+
+
+def _fetch(chosen: argparse.Namespace) -> int:
+    from training.sources.fetch import fetch_all, outstanding
+
+    if chosen.outstanding:
+        missing = outstanding(chosen.file, chosen.root)
+        _say("\n".join(f"{wanted.source} -> data/{wanted.to}" for wanted in missing) or "all is there")
+        return 1 if missing else 0
+    fetch_all(chosen.file, chosen.root)
+    return 0
+
+
+def _pull(chosen: argparse.Namespace) -> int:
+    from training.checkpoints.pull import pull_run
+
+    pull_run(chosen.url, chosen.name, chosen.folder, checkpoints="all" if chosen.all else "newest")
+    return 0
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    from training.checkpoints.manifest import MANIFEST, complete_checkpoints, is_intact
+
+    root = chosen.folder / "checkpoints"
+    intact = {checkpoint.folder for checkpoint in complete_checkpoints(root) if is_intact(checkpoint)}
+    damaged = sorted({path.parent for path in root.glob(f"step=*/{MANIFEST}")} - intact)
+    for folder in damaged:
+        _say(f"failed: {folder}: a file is not as its manifest tells", sys.stderr)
+    _say(f"{len(intact)} checkpoints are as they were written")
+    return 1 if damaged else 0
+
+
+_VERBS = {
+    "supervise": _supervise,
+    "push": _push,
+    "boot": _boot,
+    "stop": _stop,
+    "wait": _wait,
+    "status": _status,
+    "last-sync": _last_sync,
+    "idle-guard": _idle_guard,
+    "fetch": _fetch,
+    "pull": _pull,
+    "verify": _verify,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""What is done to jobs from outside: boot, stop, wait, the last sync. All may be said twice, or at the same time."""
+
+import logging
+import os
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from training.checkpoints.progress_file import read_progress
+from training.checkpoints.push import Pusher, PushFailed
+from training.checkpoints.push_state import read_push_state
+from training.refusal import Failed, Refused
+from training.supervision.idle import idle_file
+from training.supervision.job import Job, JobPaths, job_names, own_command, read_job
+from training.supervision.processes import end_orphan, living, start_detached, wait_until
+from training.supervision.staging import wait_until_taken
+from training.supervision.state import FINAL, newest_step, read_state, total_steps
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 3600.0
+APPEAR_SECONDS = 15.0
+PUSH_ATTEMPTS = 5
+PUSH_PAUSE_SECONDS = 5.0
+RUN_END_SECONDS = 60.0
+TAIL_LINES = 20
+
+
+def boot(root: Path) -> list[str]:
+    """Start, detached, a supervisor for each job that is unfinished or not wholly pushed, and the idle guard if it is asked for.
+
+    Returns: what was started.
+    """
+    started = []
+    for name in job_names(root):
+        paths = JobPaths(root.absolute(), name)
+        try:
+            job = read_job(paths)
+        except Refused as refusal:
+            log.warning("%s", refusal)
+            continue
+        if _has_work_left(paths, job) and living(paths.pid_file) is None:
+            start_detached(own_command(paths.root, "supervise", name, "--boot"), paths.code, paths.log)
+            started.append(name)
+    if idle_file(root).exists():
+        start_detached(own_command(root.absolute(), "idle-guard"), root / "code", root / "idle.log")
+        started.append("idle-guard")
+    return started
+
+
+def _has_work_left(paths: JobPaths, job: Job) -> bool:
+    state = read_state(paths)
+    is_to_run = not paths.stopped.exists() and (state is None or state.phase not in FINAL)
+    return is_to_run or not is_safe(paths, job, without_bucket=True)
+
+
+def is_safe(paths: JobPaths, job: Job, without_bucket: bool = False) -> bool:
+    """Whether the bucket has everything; `without_bucket` is the answer for a job that has none."""
+    if job.bucket is None:
+        return without_bucket
+    pushed = read_push_state(paths.folder)
+    return pushed is not None and pushed.complete
+
+
+def stop(root: Path, name: str, seconds: float = STOP_SECONDS) -> str:
+    """End a job for good, with a checkpoint that is pushed.
+
+    Units: `seconds` to wait at most.
+    Returns: where it stands, once it is safe to destroy the machine (or there is no bucket, which is then said).
+    Raises: Failed if not everything is in the bucket in time; stopped it is all the same.
+    """
+    paths = JobPaths(root.absolute(), name)
+    job = read_job(paths)
+    paths.stopped.touch()
+    _end(paths)
+    _bring_to_bucket(paths, job, seconds)
+    step = f"{name}: stopped at step {newest_step(paths)} of {total_steps(paths.run) or 'an unknown number'}"
+    if job.bucket is None:
+        return f"{step}; it has no bucket: {paths.run} is on this disk alone, and NOT safe if the disk is destroyed"
+    return f"{step}; everything is in {job.bucket}/runs/{name}: safe to destroy"
+
+
+def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
+    """End what lives, to be gone on with elsewhere, and bring everything of every job to its bucket.
+
+    Raises: Failed, naming each job that is not safe.
+    """
+    jobs = [(JobPaths(root.absolute(), name), read_job(JobPaths(root, name))) for name in job_names(root)]
+    for paths, _ in jobs:
+        _end(paths)
+    names = {job.name for _, job in jobs}
+    strays = sorted(path for path in (root / "runs").glob("[!.]*") if path.is_dir() and path.name not in names)
+    unsafe = [f"{path}: belongs to no job, and is on this disk alone" for path in strays]
+    for paths, job in jobs:
+        try:
+            _bring_to_bucket(paths, job, seconds)
+            if job.bucket is None:
+                unsafe.append(f"{job.name}: has no bucket: {paths.run} is on this disk alone")
+        except Failed as error:
+            unsafe.append(str(error))
+    if unsafe:
+        raise Failed("; ".join(unsafe))
+    return f"everything of {len(jobs)} jobs is in its bucket" if jobs else "no job was ever started here"
+
+
+def _end(paths: JobPaths) -> None:
+    """Tell the supervisor to end its run; where there is none, end what it has left."""
+    pid = living(paths.pid_file)
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    else:
+        end_orphan(paths.run_pid_file, RUN_END_SECONDS)
+
+
+def _bring_to_bucket(paths: JobPaths, job: Job, seconds: float) -> None:
+    """Wait for the supervisor, which pushes before it ends; push what is left without one."""
+    if not wait_until(lambda: living(paths.pid_file) is None, seconds, every=0.2):
+        raise Failed(f"{job.name}: its supervisor has not ended within {seconds:g} seconds: {_push_error(paths)}")
+    if job.bucket is None or is_safe(paths, job):
+        return
+    pusher = Pusher(paths.run, paths.folder, job.bucket, job.push_interval_seconds)
+    for attempt in range(1, PUSH_ATTEMPTS + 1):
+        try:
+            return pusher.once()
+        except PushFailed as error:
+            if attempt == PUSH_ATTEMPTS:
+                raise Failed(f"{job.name}: not everything is in {job.bucket}: {error}") from None
+        time.sleep(PUSH_PAUSE_SECONDS)
+
+
+def _push_error(paths: JobPaths) -> str:
+    pushed = read_push_state(paths.folder)
+    return "nothing was pushed yet" if pushed is None else pushed.error or f"the bucket is {pushed.lag_seconds:.0f} seconds behind"
+
+
+def wait(root: Path, name: str, seconds: float, staged: Path | None = None) -> str:
+    """Wait until the newest start of a job, the one of `staged`, has done its first step (or the run is complete).
+
+    Returns: how far it is.
+    Raises: Failed with the end of the log, if the job has ended or `seconds` are over; Refused if `staged` was turned away.
+    """
+    paths = JobPaths(root.absolute(), name)
+    if staged is not None:
+        try:
+            wait_until_taken(staged, APPEAR_SECONDS)
+        except Failed as failure:
+            raise Failed(f"{failure}\n{tail_of(paths)}") from None
+    read_job(paths)
+    began, was_alive = time.monotonic(), False
+    while True:
+        state, supervisor = read_state(paths), living(paths.pid_file)
+        ours = state is not None and state.supervisor == supervisor  # not what an earlier supervisor has left
+        was_alive |= ours
+        if state is not None and state.phase == "finished" and (ours or supervisor is None):
+            return f"{name}: finished at step {newest_step(paths)}"
+        if (step := _stepped(paths)) is not None:
+            return step
+        gone = supervisor is None and (was_alive or time.monotonic() - began > APPEAR_SECONDS)
+        if gone or (state is not None and ours and state.phase in ("stopped", "interrupted", "failed")):
+            said = "never started" if state is None else f"{state.phase}: {state.reason}"
+            raise Failed(f"{name}: {said}\n{tail_of(paths)}")
+        if time.monotonic() - began > seconds:
+            raise Failed(f"{name}: no step within {seconds:g} seconds\n{tail_of(paths)}")
+        time.sleep(0.2)
+
+
+def _stepped(paths: JobPaths) -> str | None:
+    """How far the living run is, None before its first step."""
+    pid, progress = living(paths.run_pid_file), read_progress(paths.run)
+    if progress is None or pid != progress.pid:
+        return None
+    loss = "" if progress.loss is None else f", loss {progress.loss:.6g}"
+    return f"{paths.name}: step {progress.step} of {progress.total_steps}{loss}"
+
+
+def tail_of(paths: JobPaths, lines: int = TAIL_LINES) -> str:
+    """The last lines of training.log."""
+    try:
+        with paths.log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+def push(root: Path, name: str, only_the_rest: bool) -> int:
+    """The pusher beside a run; or, with `only_the_rest`, after it: until everything is safe."""
+    paths = JobPaths(root.absolute(), name)
+    job = read_job(paths)
+    if job.bucket is None:
+        raise Refused(f"{paths.job_file}: bucket: null: there is nothing to push to (accepted: gs://BUCKET, file:///folder)")
+    pusher = Pusher(paths.run, paths.folder, job.bucket, job.push_interval_seconds)
+    if not only_the_rest:
+        return pusher.forever()
+    os.nice(10)
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    pause = PUSH_PAUSE_SECONDS
+    while True:
+        try:
+            pusher.once()
+        except PushFailed as error:
+            log.warning("push: %s", error)
+            time.sleep(pause)
+            pause = min(300.0, 2 * pause)
+        else:
+            return 0

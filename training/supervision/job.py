@@ -1,0 +1,197 @@
+"""A job: where its files are, what job.json may say, and the environment that its run gets."""
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from training.refusal import Failed, Refused
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._=-]*$"  # as in training.config
+_KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
+GCLOUD_SECONDS = 60
+
+Positive = Annotated[float, Field(gt=0)]
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """Paths of the job `name` below `root`."""
+
+    root: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        if not re.match(NAME, self.name):
+            raise Refused(f"{self.name}: not the name of a job (accepted: letters, digits and ._=- after the first)")
+
+    @property
+    def folder(self) -> Path:
+        """Everything about the job but its results."""
+        return self.root / "jobs" / self.name
+
+    @property
+    def job_file(self) -> Path:
+        """What to run."""
+        return self.folder / "job.json"
+
+    @property
+    def run_file(self) -> Path:
+        """The resolved configuration."""
+        return self.folder / "run.yaml"
+
+    @property
+    def log(self) -> Path:
+        """What supervisor, pusher and run print, appended across starts."""
+        return self.folder / "training.log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the living supervisor."""
+        return self.folder / "lock"
+
+    @property
+    def pid_file(self) -> Path:
+        """The supervisor's process."""
+        return self.folder / "supervisor.json"
+
+    @property
+    def run_pid_file(self) -> Path:
+        """The run's process."""
+        return self.folder / "run.json"
+
+    @property
+    def pusher_pid_file(self) -> Path:
+        """The pusher's process."""
+        return self.folder / "pusher.json"
+
+    @property
+    def stopped(self) -> Path:
+        """Present: the user stopped it."""
+        return self.folder / "stopped"
+
+    @property
+    def run(self) -> Path:
+        """The run directory."""
+        return self.root / "runs" / self.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """The run's checkpoints."""
+        return self.run / "checkpoints"
+
+    @property
+    def code(self) -> Path:
+        """Where the run is started."""
+        return self.root / "code"
+
+    @property
+    def environment_file(self) -> Path:
+        """Tokens, of all jobs."""
+        return self.root / "env"
+
+
+class Job(BaseModel):
+    """What job.json says."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: Annotated[str, Field(pattern=NAME)]
+    bucket: str | None = None
+    """Where results go, `gs://BUCKET` or `file:///folder`; null: they stay on this disk."""
+    push_interval_seconds: Positive = 60.0
+    hang_factor: Positive = 20.0
+    """A run hangs after so many median steps without a step, and not before `hang_minutes`."""
+    hang_minutes: Positive = 10.0
+    max_restarts: Annotated[int, Field(ge=0)] = 3
+    """Crashes without a new checkpoint after which the job has failed."""
+    min_free_gib: Annotated[float, Field(ge=0)] = 2.0
+    """Free space of the disk below which the run is ended."""
+    secrets: tuple[str, ...] = ()
+    """Secrets of the Secret Manager that the run gets: hf-token becomes HF_TOKEN."""
+
+
+def read_job(paths: JobPaths) -> Job:
+    """The job.
+
+    Raises: Refused if there is none, or job.json is not one.
+    """
+    try:
+        job = Job.model_validate_json(paths.job_file.read_bytes())
+    except FileNotFoundError:
+        known = ", ".join(job_names(paths.root)) or "none yet"
+        raise Refused(f"{paths.job_file}: no such job (jobs here: {known})") from None
+    except (OSError, ValidationError) as error:
+        found = error.errors()[0] if isinstance(error, ValidationError) else None
+        what = str(error) if found is None else f"{'.'.join(map(str, found['loc']))}: {found.get('input')!r}: {found['msg']}"
+        raise Refused(f"{paths.job_file}: {what}") from None
+    if job.name != paths.name:
+        raise Refused(f"{paths.job_file}: name: {job.name} (accepted: {paths.name}, the name of its folder)")
+    return job
+
+
+def job_names(root: Path) -> list[str]:
+    """Names of the jobs below `root`, in order."""
+    return sorted(path.parent.name for path in (root / "jobs").glob("*/job.json"))
+
+
+def environment_of(paths: JobPaths, job: Job) -> dict[str, str]:
+    """Tokens for the run alone: those of ROOT/env, and the secrets of the job.
+
+    Raises: Refused if ROOT/env may be read by others or is not KEY=VALUE lines; Failed if a secret is not handed out.
+    """
+    return _environment_file(paths.environment_file) | {_variable(secret): _secret(secret) for secret in job.secrets}
+
+
+def _environment_file(path: Path) -> dict[str, str]:
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except FileNotFoundError:
+        return {}
+    if mode & 0o077:
+        raise Refused(f"{path}: holds tokens and its mode {mode:04o} lets others at them (accepted: 0600; chmod 600 {path})")
+    values = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        key, equals, value = line.strip().partition("=")
+        if not key or key.startswith("#"):
+            continue
+        if not equals or not _KEY.match(key):
+            raise Refused(f"{path}: line {number}: not KEY=VALUE")  # the line may be a token: it is not shown
+        values[key] = value
+    return values
+
+
+def _variable(secret: str) -> str:
+    return secret.upper().replace("-", "_")
+
+
+def _secret(name: str) -> str:
+    gcloud = shutil.which("gcloud")
+    if gcloud is None:
+        raise Failed(f"secret {name}: gcloud is not on PATH, and nothing else reads the Secret Manager")
+    command = [gcloud, "secrets", "versions", "access", "latest", f"--secret={name}"]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GCLOUD_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise Failed(f"secret {name}: gcloud gave no answer within {GCLOUD_SECONDS} seconds") from None
+    if done.returncode:
+        raise Failed(f"secret {name}: {' '.join(done.stderr.split())}")
+    return done.stdout.strip()
+
+
+def own_command(root: Path, *words: str) -> list[str]:
+    """The words that run a verb of this package."""
+    return [sys.executable, "-m", "training.supervision", "--root", str(root), *words]
+
+
+def fit_command(paths: JobPaths, words: tuple[str, ...]) -> list[str]:
+    """The words that run the job."""
+    return [sys.executable, "-m", "training", "fit", str(paths.run_file), f"output_dir={paths.root / 'runs'}", *words]

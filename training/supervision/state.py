@@ -1,0 +1,144 @@
+"""state.json: the supervisor's word on a job, and what follows from it. Nothing here starts or ends anything."""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from training.checkpoints.manifest import complete_checkpoints
+from training.supervision.job import Job, JobPaths
+from training.supervision.processes import write_json
+
+Phase = Literal["starting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
+Ending = Literal["", "finished", "stopped", "preempted", "no space", "refused", "crashed", "hung", "rebooted", "unsupervised"]
+"""How a start ended; empty while it lives."""
+FINAL: tuple[Phase, ...] = ("stopped", "finished", "failed")
+"""Nothing but `train` goes on from these. Written before the last push: with a living supervisor they mean that it pushes."""
+MAX_REBOOTS = 10
+"""Starts without a new checkpoint that a reboot, a preemption or a dead supervisor has ended."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One process of the run."""
+
+    time: str
+    boot: str
+    from_step: int
+    """Newest complete checkpoint when it began."""
+    reached_step: int
+    """Its last optimizer step."""
+    saved_step: int
+    """Newest complete checkpoint when it had ended."""
+    seconds: float = 0.0
+    ended: Ending = ""
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a job."""
+
+    phase: Phase
+    reason: str = ""
+    starts: tuple[Start, ...] = ()
+    counted_from: int = 0
+    """Restarts are counted from this start on: `train` said again begins a new count."""
+    begun: bool = False
+    """Whether the run directory is this job's own: it did not exist when the job first started."""
+    supervisor: int = 0
+    """Pid of the supervisor that wrote this."""
+    tail: str = ""
+    """Last lines of the log of a start that failed."""
+
+    @property
+    def fruitless(self) -> tuple[Start, ...]:
+        """The latest counted starts since a new checkpoint was last written."""
+        found: list[Start] = []
+        for start in reversed(self.starts[self.counted_from :]):
+            if start.saved_step > start.from_step:
+                break
+            found.append(start)
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a job has come to."""
+
+    phase: Phase
+    reason: str
+
+
+_STATE = TypeAdapter(State)
+
+
+def read_state(paths: JobPaths) -> State | None:
+    """What the supervisor last wrote; None before it ever did."""
+    try:
+        return _STATE.validate_json((paths.folder / "state.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def write_state(paths: JobPaths, state: State) -> None:
+    """Put state.json in place, whole."""
+    write_json(paths.folder / "state.json", asdict(state))
+
+
+def now() -> str:
+    """The time, as it is written everywhere."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def newest_step(paths: JobPaths) -> int:
+    """Step of the newest complete checkpoint, 0 if there is none."""
+    found = complete_checkpoints(paths.checkpoints)
+    return found[-1].step if found else 0
+
+
+def total_steps(run: Path) -> int | None:
+    """Length of the run, as its latest start recorded it."""
+    try:
+        return int(json.loads((run / "run.json").read_text())["starts"][-1]["total_steps"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def is_finished(paths: JobPaths, max_steps: int | None) -> bool:
+    """Whether the run is complete: a complete checkpoint of its last step, and model.pt. Exit codes say nothing.
+
+    `max_steps` is what run.yaml asks for, which may be more than the latest start was for.
+    """
+    total = max_steps or total_steps(paths.run)
+    return total is not None and newest_step(paths) >= total and (paths.run / "model.pt").is_file()
+
+
+def judge(state: State, job: Job, code: int) -> Verdict | None:
+    """What the end of the latest start means; None: start again. Whether the run is complete was asked before."""
+    start = state.starts[-1]
+    if start.ended == "refused":
+        return Verdict("failed", "the run was refused: its log says why")
+    hangs = sum(s.ended == "hung" for s in state.fruitless)
+    if start.ended == "hung":
+        return Verdict("failed", f"it hung {hangs} times without a new checkpoint between") if hangs > 1 else None
+    if start.ended == "crashed" and not any(s.reached_step for s in state.starts):
+        return Verdict("failed", f"it ended before its first step ({_exit(code)})")
+    return limit_of_restarts(state, job)
+
+
+def limit_of_restarts(state: State, job: Job) -> Verdict | None:
+    """Whether the job has been started in vain too often."""
+    crashes = sum(start.ended == "crashed" for start in state.fruitless)
+    if crashes > job.max_restarts:
+        return Verdict("failed", f"it crashed {crashes} times without a new checkpoint (max_restarts: {job.max_restarts})")
+    reboots = sum(start.ended in ("rebooted", "preempted", "unsupervised") for start in state.fruitless)
+    if reboots > MAX_REBOOTS:
+        return Verdict("failed", f"{reboots} reboots without a new checkpoint between: checkpoints.every_steps is too long")
+    return None
+
+
+def _exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,362 @@
+"""One job from its start to its end, through crashes, hangs, preemptions and reboots; then all of it to the bucket."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+from training.checkpoints.manifest import complete_checkpoints, newest_intact
+from training.checkpoints.progress_file import Progress, read_progress
+from training.checkpoints.pull import MARK as PULL_MARK
+from training.config import RunConfig
+from training.config_loader import load_config
+from training.refusal import Failed, Refused
+from training.supervision.bucket_side import BucketSide
+from training.supervision.disk import DiskGuard
+from training.supervision.job import Job, JobPaths, environment_of, fit_command, read_job
+from training.supervision.preemption import PreemptionWatch
+from training.supervision.processes import (
+    boot_id,
+    end_child,
+    end_orphan,
+    has_ended,
+    held,
+    living,
+    start_child,
+    wait_until,
+    write_pid_file,
+)
+from training.supervision.staging import take, turn_away
+from training.supervision.state import (
+    FINAL,
+    Ending,
+    Phase,
+    Start,
+    State,
+    Verdict,
+    is_finished,
+    judge,
+    limit_of_restarts,
+    newest_step,
+    now,
+    read_state,
+    write_state,
+)
+from training.supervision.watchdog import DUMP_SECONDS, TERM_SECONDS, Watchdog, end_hung
+
+log = logging.getLogger(__name__)
+
+Command = Callable[[JobPaths, tuple[str, ...]], list[str]]
+Cause = Literal["stopped", "preempted", "no space", "hung"]
+TAIL_CHARACTERS = 8000
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long the supervisor waits, in seconds. Tests are in more of a hurry."""
+
+    tick: float = 0.5
+    term: float = 60.0
+    """For a run that was asked to end: a step and a checkpoint."""
+    dump: float = DUMP_SECONDS
+    hung_term: float = TERM_SECONDS
+    pause: float = 5.0
+    """Between two starts, and between two attempts at anything else."""
+    attempts: int = 12
+    disk: float = 30.0
+
+
+def supervise(
+    root: Path,
+    name: str,
+    *,
+    by_boot: bool = False,
+    staged: Path | None = None,
+    command: Command = fit_command,
+    timing: Timing | None = None,
+) -> int:
+    """Run a job until it has ended for good.
+
+    `by_boot` goes on with what was begun, or only pushes what is left; otherwise the user wants it to run (again), as `staged`
+    says, if that is told.
+
+    Returns: 0, or 1 if the job has failed. What became of it is in state.json.
+    Raises: Refused if there is no such job, or it has a living supervisor.
+    """
+    paths = JobPaths(root.absolute(), name)
+    if staged is None:
+        read_job(paths)  # before a lock is made for a job that is none
+    taken = f"{name}: has a living supervisor already, pid {living(paths.pid_file)}"
+    try:
+        with held(paths.lock, taken):
+            if staged is not None:
+                take(paths, staged)
+            return Supervisor(paths, read_job(paths), by_boot, command, timing or Timing()).run()
+    except Refused as refusal:
+        if staged is not None:
+            turn_away(staged, str(refusal))
+        raise
+
+
+class Supervisor:
+    """Holds the lock of one job."""
+
+    def __init__(self, paths: JobPaths, job: Job, by_boot: bool, command: Command, timing: Timing) -> None:
+        self.paths, self.job, self.by_boot, self.command, self.timing = paths, job, by_boot, command, timing
+        self.told = False
+        self.preemption = PreemptionWatch()
+        self.disk = DiskGuard(paths, job.min_free_gib, timing.disk)
+        self.bucket = BucketSide(paths, job, timing.pause)
+        self.child: subprocess.Popen[bytes] | None = None
+        self.state = read_state(paths) or State("starting")
+        self.log_began = 0
+
+    def run(self) -> int:
+        """Everything, whatever goes wrong."""
+        for number in (signal.SIGTERM, signal.SIGINT):  # before anyone knows whom to send them to
+            signal.signal(number, self._hear)
+        write_pid_file(self.paths.pid_file, os.getpid())
+        try:
+            self._end_orphans()
+            verdict = self._outcome()
+            self._say(verdict.phase, verdict.reason)
+            self.bucket.finish()
+        finally:
+            if self.child is not None:
+                end_child(self.child, self.timing.term)
+            self.bucket.kill()
+        return 1 if verdict.phase == "failed" else 0
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.told = True
+
+    def _outcome(self) -> Verdict:
+        """What becomes of the job; at once for one that only has to be pushed."""
+        if self.by_boot and self.state.phase in FINAL:
+            self._claim()
+            return Verdict(self.state.phase, self.state.reason)
+        if self.by_boot and self.paths.stopped.exists():
+            self._claim()
+            return Verdict("stopped", "by the user")
+        if not self.by_boot:
+            self.paths.stopped.unlink(missing_ok=True)
+            self.state = replace(self.state, counted_from=len(self.state.starts))
+        self.preemption.start()
+        self._say("starting", "")
+        try:
+            self._claim()
+        except (Refused, Failed) as refusal:  # nothing is pushed either: another machine writes there
+            self._say("failed", str(refusal))
+            raise
+        try:
+            config = self._config()
+            self._bring()
+            self.bucket.start_pusher()
+            return self._runs(config)
+        except (Refused, Failed) as error:
+            return Verdict("failed", str(error))
+
+    def _runs(self, config: RunConfig) -> Verdict:
+        """Start the run again and again until there is nothing more to do, or no point in it."""
+        gives_up = limit_of_restarts(self.state, self.job)
+        while True:
+            if is_finished(self.paths, config.trainer.max_steps):
+                return Verdict("finished", "")
+            if (asked := self._asked()) is not None:
+                return self._ended_by(asked)
+            if gives_up is not None:
+                return gives_up
+            if config.trainer.device == "gpu":
+                self._wait_for_gpu()
+            code = self._one_start()
+            ended = self.state.starts[-1].ended
+            if is_finished(self.paths, config.trainer.max_steps):
+                self._end_start("finished")
+                continue
+            if ended in ("stopped", "preempted", "no space"):
+                return self._ended_by(ended)
+            gives_up = judge(self.state, self.job, code)
+            if gives_up is not None:
+                self.state = replace(self.state, tail=self._tail())
+            elif not self.disk.has_room(now=True):
+                return self._ended_by("no space")
+            else:
+                log.info("supervisor: %s at step %d: starting again", ended, self.state.starts[-1].reached_step)
+                wait_until(lambda: self._asked() is not None, self.timing.pause)
+
+    def _one_start(self) -> int:
+        """Start the run and watch it until it has ended.
+
+        Returns: its exit code, negative for a signal.
+        """
+        words = self._start_words()
+        environment = {**os.environ, **environment_of(self.paths, self.job)}
+        start = Start(now(), boot_id(), newest_step(self.paths), 0, 0)
+        self.state = replace(self.state, starts=(*self.state.starts, start), begun=self.state.begun or not self._run_holds_files())
+        self._say("starting", "")
+        self.log_began = self.paths.log.stat().st_size if self.paths.log.exists() else 0
+        began = time.monotonic()
+        self.child = start_child(self.command(self.paths, words), self.paths.code, self.paths.log, environment)
+        write_pid_file(self.paths.run_pid_file, self.child.pid)
+        cause = self._watch(self.child, began)
+        if cause is not None:
+            log.info("supervisor: ending the run: %s", cause)
+            self._say("stopping", cause)
+        if cause == "hung":
+            code = end_hung(self.child, self.timing.dump, self.timing.hung_term)
+        else:
+            code = end_child(self.child, self.timing.term if cause else 0.0)
+        self.child = None
+        self._end_start(cause or ("refused" if code == 2 else "crashed"), time.monotonic() - began)
+        log.info("supervisor: the run ended with %s", f"signal {-code}" if code < 0 else f"exit code {code}")
+        return code
+
+    def _watch(self, child: "subprocess.Popen[bytes]", began: float) -> Cause | None:
+        """Look on until the run has ended by itself (None), or has to be ended."""
+        watchdog = Watchdog(self.job, began)
+        while not has_ended(child):
+            if (asked := self._asked()) is not None:
+                return asked
+            progress = self._progress_of(child.pid)
+            if progress is not None and self.state.phase == "starting":
+                self._say("running", "")
+            if watchdog.sees_hang(progress, time.monotonic()):
+                return "hung"
+            if not self.disk.has_room():
+                return "no space"
+            self.bucket.keep_pusher()
+            time.sleep(self.timing.tick)
+        return None
+
+    def _asked(self) -> Cause | None:
+        """Whether the job is to end, and why."""
+        if self.told:
+            return "stopped"
+        return "preempted" if self.preemption.taken.is_set() else None
+
+    def _ended_by(self, cause: str) -> Verdict:
+        if cause == "no space":
+            return Verdict("stopped", self.disk.reason())
+        if cause == "stopped" and self.paths.stopped.exists():
+            return Verdict("stopped", "by the user")
+        reason = "Google takes the machine back" if cause == "preempted" else "the supervisor was told to end"
+        return Verdict("interrupted", f"{reason}; the boot hook goes on from the newest checkpoint")
+
+    def _start_words(self) -> tuple[str, ...]:
+        """How the run is to begin. A run directory that was there before this job is `fit`'s to refuse."""
+        if newest_intact(self.paths.checkpoints) is not None:
+            return ("resume=true", "overwrite=false")
+        if not self.state.begun:
+            return ()
+        if not (self.paths.run / "run.json").exists():  # killed before the folder had its first file: fit would not know it
+            for partial in self.paths.run.glob(".*.partial"):
+                partial.unlink()
+            return ()
+        return ("resume=false", "overwrite=true")
+
+    def _run_holds_files(self) -> bool:
+        return self.paths.run.is_symlink() or (self.paths.run.exists() and any(self.paths.run.iterdir()))
+
+    def _config(self) -> RunConfig:
+        config = load_config(self.paths.run_file)
+        if config.name != self.job.name:
+            raise Refused(f"{self.paths.run_file}: name: {config.name} (accepted: {self.job.name}, the name of the job)")
+        return config
+
+    def _progress_of(self, pid: int) -> Progress | None:
+        progress = read_progress(self.paths.run)
+        return progress if progress is not None and progress.pid == pid else None
+
+    def _end_start(self, ended: Ending, seconds: float | None = None) -> None:
+        """Write down how the latest start ended."""
+        latest = self.state.starts[-1]
+        progress = read_progress(self.paths.run)
+        saved = newest_step(self.paths)
+        reached = progress.step if progress is not None and progress.time >= _seconds(latest.time) else latest.from_step
+        if seconds is None:
+            seconds = latest.seconds
+        latest = replace(latest, reached_step=max(reached, saved), saved_step=saved, seconds=round(seconds, 1), ended=ended)
+        self.state = replace(self.state, starts=(*self.state.starts[:-1], latest))
+        write_state(self.paths, self.state)
+
+    def _end_orphans(self) -> None:
+        """A supervisor that was killed may have left its run, its pusher and an open start."""
+        end_orphan(self.paths.pusher_pid_file, self.timing.hung_term)
+        if end_orphan(self.paths.run_pid_file, self.timing.term):
+            log.info("supervisor: ended the run that an earlier supervisor had left")
+        if self.state.starts and not self.state.starts[-1].ended:
+            latest = self.state.starts[-1]
+            progress = read_progress(self.paths.run)
+            lived = max(0.0, progress.time - _seconds(latest.time)) if progress is not None else 0.0
+            self._end_start("rebooted" if latest.boot != boot_id() else "unsupervised", lived)
+
+    def _claim(self) -> None:
+        """Be the one machine that writes this run to its bucket. A bucket that does not answer holds up only a fresh machine."""
+        try:
+            self._try("claim the run in its bucket", self.bucket.claim)
+        except Failed as error:
+            if not complete_checkpoints(self.paths.checkpoints):
+                raise
+            log.info("supervisor: %s: going on without", error)
+
+    def _bring(self) -> None:
+        """On a fresh machine: the newest checkpoint that the bucket has."""
+        if self.job.bucket is None or (self._run_holds_files() and not (self.paths.run / PULL_MARK).exists()):
+            return
+        if not self.state.begun:
+            self.state = replace(self.state, begun=True)
+            write_state(self.paths, self.state)
+        self._try("bring the run from its bucket", self.bucket.pull)
+
+    def _wait_for_gpu(self) -> None:
+        """Gate on the driver: after a reboot it may load late, or be gone."""
+        self._try("reach the GPU", _ask_gpu)
+
+    def _try(self, what: str, call: Callable[[], None]) -> None:
+        """Try for a while.
+
+        Raises: Failed with the last error.
+        """
+        for attempt in range(1, self.timing.attempts + 1):
+            try:
+                return call()
+            except Failed as error:
+                if attempt == self.timing.attempts or self._asked() is not None:
+                    raise
+                log.info("supervisor: could not %s: %s", what, error)
+            wait_until(lambda: self._asked() is not None, self.timing.pause)
+
+    def _say(self, phase: Phase, reason: str) -> None:
+        self.state = replace(self.state, phase=phase, reason=reason, supervisor=os.getpid())
+        log.info("supervisor: %s%s", phase, reason and f": {reason}")
+        write_state(self.paths, self.state)  # after the log line: what is pushed last is whole
+
+    def _tail(self) -> str:
+        with self.paths.log.open("rb") as file:
+            file.seek(self.log_began)
+            lines = file.read().decode(errors="replace").splitlines()
+        return "\n".join(line for line in lines if not line.startswith("supervisor: "))[-TAIL_CHARACTERS:].strip()
+
+
+def _seconds(time_said: str) -> float:
+    return datetime.fromisoformat(time_said).timestamp()
+
+
+def _ask_gpu() -> None:
+    if shutil.which("nvidia-smi") is None:
+        raise Failed("trainer.device: gpu: nvidia-smi is not on PATH: this machine has no NVIDIA driver")
+    try:
+        done = subprocess.run(["nvidia-smi"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        raise Failed("trainer.device: gpu: nvidia-smi gives no answer within 60 seconds") from None
+    if done.returncode:
+        words = " ".join((done.stderr or done.stdout).split())[:300]
+        raise Failed(f"trainer.device: gpu: nvidia-smi ends with exit code {done.returncode}: {words}")
