@@ -114,7 +114,9 @@ def test_fab_lists_its_verbs():
     listed = subprocess.run([Path(sys.executable).parent / "fab", "--list"], cwd=ROOT, capture_output=True, text=True)
 
     assert listed.returncode == 0, listed.stderr
-    assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == ["check", "cost", "demo", "down", "preflight", "sweep", "up"]
+    assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == [
+        "bootstrap", "check", "cost", "demo", "down", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,0 +1,172 @@
+"""The pusher as the process that it is: killed, woken, ended."""
+
+import contextlib
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.training.checkpoints.conftest import Run
+from training.checkpoints.manifest import folder_of
+from training.checkpoints.push import LOCK, PushState, read_push_state
+
+ROOT = Path(__file__).parent.parent.parent.parent
+DRIVER = "tests.training.checkpoints.pusher_processes"
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., int]]:
+    """Starts the pusher of a run in a process of its own; its pid. What is left of them is killed."""
+    words = [sys.executable, "-m", DRIVER]
+    driver = subprocess.Popen(words, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    pids = []
+    to, back = driver.stdin, driver.stdout
+    assert to is not None
+    assert back is not None
+
+    def start(run: Run, url: str, interval: float) -> int:
+        to.write(f"{run.path}\t{run.job}\t{url}\t{interval}\n")
+        to.flush()
+        pids.append(int(back.readline()))
+        return pids[-1]
+
+    yield start
+    for pid in pids:
+        kill(pid, signal.SIGKILL)
+    to.close()
+    driver.wait(20)
+    back.close()
+
+
+def kill(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def until(holds: Callable[[], object], seconds: float = 20) -> None:
+    """Wait until something holds."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to hold in time"
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def copies_have_ended(run: Run) -> bool:
+    with (run.job / LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def state(run: Run) -> PushState:
+    return read_push_state(run.job) or PushState(None, 0, (), False, 0, None)
+
+
+def kill_many(start, run, place, kills, longest, pause, now):
+    """Kill pushers at random moments while checkpoints come and go; how many different steps the bucket has had."""
+    moments, step, seen = random.Random(7), 0, set()
+    run.begin()
+    for _ in range(kills):
+        pid = start(run, place.url, 0.02)
+        end = time.monotonic() + moments.uniform(0, longest)
+        while time.monotonic() < end:
+            step += 1
+            run.save(step, size=20_000)
+            run.rotate(*([step - 3] if step > 3 else []))
+            run.log(f"{step}\n")
+            time.sleep(min(max(end - time.monotonic(), 0), moments.uniform(0, pause)))
+        kill(pid, signal.SIGKILL)
+        until(partial(is_gone, pid))
+        if now:
+            place.steps()
+        until(lambda: copies_have_ended(run), 60)
+        seen |= set(place.steps())
+    last = start(run, place.url, 0.02)
+    until(lambda: len(os.sched_getaffinity(last)) == 1)  # it listens
+    kill(last, signal.SIGTERM)
+    until(lambda: is_gone(last), 120)
+    assert place.steps() == [step - 2, step - 1, step]
+    assert state(run).complete
+    return len(seen)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_never_leave_a_manifest_that_is_not_true(start, run, folder_place):
+    assert kill_many(start, run, folder_place, kills=100, longest=0.6, pause=0.15, now=True) > 20
+
+
+@pytest.mark.cloud
+@pytest.mark.slow
+def test_ten_kills_over_gcloud_never_leave_a_manifest_that_is_not_true(gs_place, start, run):  # in this order: `start` inherits
+    assert kill_many(start, run, gs_place, kills=10, longest=25, pause=15, now=False) > 2
+
+
+def test_a_new_checkpoint_wakes_the_pusher(start, run, folder_place):
+    run.begin()
+    start(run, folder_place.url, 3600)
+    until(lambda: state(run).last_success)
+
+    run.save(10)
+
+    until(lambda: state(run).safe_steps == (10,))
+    assert folder_place.steps() == [10]
+
+
+@pytest.mark.slow
+def test_sigterm_means_push_what_is_left_and_an_outage_only_delays_that(start, run, folder_place):
+    away = folder_place.folder.rename(folder_place.folder.with_name("away"))
+    run.begin().save(10)
+    pid = start(run, folder_place.url, 3600)
+    until(lambda: state(run).failures == 1)  # the first error is told at once
+    assert "no such folder" in (state(run).error or "")
+    kill(pid, signal.SIGTERM)
+    until(lambda: state(run).failures == 2)
+    assert not is_gone(pid)
+
+    away.rename(folder_place.folder)
+
+    until(lambda: is_gone(pid), 30)
+    assert folder_place.steps() == [10]
+    assert state(run).complete
+    assert not (folder_place.run() / "lease.json").exists()
+
+
+def test_the_pusher_takes_one_core_and_gives_way(start, run, folder_place):
+    pid = start(run, folder_place.url, 3600)
+    until(lambda: state(run).last_success)
+
+    assert len(os.sched_getaffinity(pid)) == 1
+    assert os.getpriority(os.PRIO_PROCESS, pid) == os.getpriority(os.PRIO_PROCESS, 0) + 10
+
+
+def test_a_rotation_in_the_middle_of_an_upload_leaves_no_manifest(start, run, folder_place):
+    run.begin().save(10, size=100_000_000)
+    run.save(20)
+    pid = start(run, folder_place.url, 3600)
+    there = folder_place.run() / "checkpoints"
+    until(lambda: (there / folder_of(10)).exists())
+    run.rotate(10)
+    kill(pid, signal.SIGTERM)
+    until(lambda: is_gone(pid), 60)
+
+    assert folder_place.steps() == [20]
+    assert not (there / folder_of(10)).exists()
+    assert state(run).complete

@@ -1,0 +1,79 @@
+"""A lease in the bucket, runs/NAME/lease.json: one machine at a time writes a run."""
+
+import json
+import os
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from training.checkpoints.bucket import Bucket, Changed, open_bucket
+from training.refusal import Refused
+
+STALE_AFTER = timedelta(minutes=15)
+RENEW_SECONDS = 300.0
+
+
+def holder_of(job: Path) -> str:
+    """This machine and job folder, as a lease names them: machines of one name, or two roots on one machine, are told apart."""
+    try:
+        machine = Path("/etc/machine-id").read_text().strip()[:8]
+    except OSError:
+        machine = ""
+    return f"{socket.gethostname()}{machine and '-'}{machine}:{os.path.abspath(job)}"
+
+
+def claim(bucket_url: str, name: str, holder: str) -> None:
+    """Take the lease of a run, or renew it.
+
+    Raises: Refused while it is another holder's and younger than 15 minutes; as Bucket's methods do.
+    """
+    claim_in(open_bucket(bucket_url), name, holder)
+
+
+def claim_in(bucket: Bucket, name: str, holder: str) -> None:
+    """`claim`, in a bucket that is open."""
+    there = bucket.generation(_lease(name))
+    if there:
+        _refuse_other(bucket, name, holder)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    try:
+        bucket.write(_lease(name), json.dumps({"holder": holder, "renewed": now}).encode(), there)
+    except Changed:
+        _refuse_other(bucket, name, holder)
+
+
+def release(bucket_url: str, name: str, holder: str) -> None:
+    """Give the lease back; one that another machine has taken meanwhile stays.
+
+    Raises: as Bucket's methods do.
+    """
+    release_in(open_bucket(bucket_url), name, holder)
+
+
+def release_in(bucket: Bucket, name: str, holder: str) -> None:
+    """`release`, in a bucket that is open."""
+    if _read(bucket, name)[0] == holder:
+        bucket.remove([_lease(name)])
+
+
+def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
+    other, renewed = _read(bucket, name)
+    until = renewed + STALE_AFTER
+    if other != holder and datetime.now(UTC) < until:
+        raise Refused(
+            f"{bucket.url}/runs/{name}: {other} writes this run, and was heard of at {renewed:%H:%M:%S} UTC: stop the run there "
+            f"(fab stop), take another name, or, if that machine is gone for good, try again after {until:%H:%M:%S} UTC"
+        )
+
+
+def _read(bucket: Bucket, name: str) -> tuple[str, datetime]:
+    """Holder and time; of no lease, or one that cannot be read, nobody and long ago."""
+    try:
+        lease = json.loads(bucket.read(_lease(name)) or b"")
+        return str(lease["holder"]), datetime.fromisoformat(lease["renewed"])
+    except (ValueError, KeyError, TypeError):
+        return "", datetime.fromtimestamp(0, UTC)
+
+
+def _lease(name: str) -> str:
+    return f"runs/{name}/lease.json"

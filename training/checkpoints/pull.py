@@ -1,0 +1,156 @@
+"""A run from its bucket: onto a fresh machine that goes on with it, or to whoever wants its results."""
+
+import json
+import logging
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import TypeAdapter
+
+from training.checkpoints.bucket import Bucket, Damaged, Stored, open_bucket
+from training.checkpoints.lease import claim, holder_of, release
+from training.checkpoints.manifest import MANIFEST, Checkpoint, Manifest, best, complete_checkpoints, folder_of, is_intact
+from training.checkpoints.push_state import NOT_FILES, beginning_of
+from training.refusal import Failed, Refused
+
+__all__ = ["Pulled", "claim", "holder_of", "pull_run", "release"]
+
+log = logging.getLogger(__name__)
+
+MARK = ".pull.json"
+"""Says in a folder what is being pulled into it, until all is there."""
+_MANIFEST = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull has brought, or found there already."""
+
+    folder: Path
+    steps: tuple[int, ...]
+    damaged_steps: tuple[int, ...]
+    """Checkpoints of the bucket that were passed over."""
+
+
+def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["newest", "all"]) -> Pulled:
+    """Bring a run into the folder `into`; what is there and right is not fetched again.
+
+    `newest` brings the small files, and the newest checkpoint and the best: a run that goes on without its best would take a worse
+    one for it. `all` brings every checkpoint, and the job's files.
+
+    Raises: Refused if the bucket has no such run, or `into` holds something else or is ahead of the bucket; Failed if no checkpoint
+        of the bucket is intact; as Bucket's methods do.
+    """
+    bucket, prefix, into = open_bucket(bucket_url), f"runs/{name}", Path(os.path.abspath(into))
+    objects = bucket.listing(prefix)
+    begun = beginning_of(bucket.read(f"{prefix}/run.json"))
+    if begun is None:
+        raise Refused(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
+    there = _manifests(bucket, f"{prefix}/checkpoints", objects)
+    _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
+    try:
+        (into / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (into / MARK).write_text(json.dumps({"from": f"{bucket.url}/{prefix}", "beginning": begun}) + "\n")
+        bucket.fetch(prefix, into, skip=NOT_FILES)
+        if checkpoints == "all":
+            bucket.fetch(f"{prefix}/job", into / "job")
+        pulled = _pull_checkpoints(bucket, prefix, into, there, everything=checkpoints == "all")
+        (into / MARK).unlink()
+    except OSError as error:
+        raise Failed(f"{into}: it cannot be written: {error.strerror or error}; what has arrived stays, pull again") from None
+    return pulled
+
+
+def _manifests(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[int, Manifest]:
+    """Manifests of the bucket that are true of its sizes, by step."""
+    found = {}
+    for name in objects:
+        folder = name.removeprefix(f"{root}/").removesuffix(f"/{MANIFEST}")
+        if name != f"{root}/{folder}/{MANIFEST}" or not folder.startswith("step="):
+            continue
+        try:
+            manifest = _MANIFEST.validate_json(bucket.read(name) or b"")
+        except ValueError:
+            continue
+        sizes = {file.name: file.size for file in manifest.files}
+        stored = {file: objects[f"{root}/{folder}/{file}"].size for file in sizes if f"{root}/{folder}/{file}" in objects}
+        if sizes and sizes == stored and folder == folder_of(manifest.step):
+            found[manifest.step] = manifest
+        else:
+            log.warning("%s/%s/%s: its manifest is not true of its files; it does not count", bucket.url, root, folder)
+    return found
+
+
+def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest]) -> None:
+    """Only an empty folder, this run's own, or one that a pull of it has left unfinished may be pulled into."""
+    if not into.exists() or (into.is_dir() and not any(into.iterdir())):
+        return
+    accepted = "accepted: an empty folder, or one that this run was pulled into before"
+    if not into.is_dir():
+        raise Refused(f"{into}: it is no folder ({accepted})")
+    own = beginning_of(_text(into / "run.json"))
+    if own is None:
+        try:
+            mark = json.loads(_text(into / MARK))
+        except ValueError:
+            mark = None
+        if mark != {"from": source, "beginning": begun}:
+            raise Refused(f"{into}: it is not empty, and holds no run {source} ({accepted})")
+    elif own != begun:
+        raise Refused(f"{into}: it holds another run than {source}, or another beginning of it ({accepted})")
+    steps = [checkpoint.step for checkpoint in complete_checkpoints(into / "checkpoints")]
+    if steps and max(steps) > max(there, default=-1):
+        raise Refused(f"{into}: it is ahead of {source}: it has step {max(steps)}, the bucket {max(there, default='none')}")
+
+
+def _pull_checkpoints(bucket: Bucket, prefix: str, into: Path, there: dict[int, Manifest], everything: bool) -> Pulled:
+    """The newest that is intact, then the best; or all. From the newest on, so that what matters most is there first."""
+    steps: list[int] = []
+    damaged: list[int] = []
+
+    def pull(step: int) -> bool:
+        if step not in steps and step not in damaged:
+            intact = _pull_checkpoint(bucket, f"{prefix}/checkpoints/{folder_of(step)}", into / "checkpoints", there[step])
+            (steps if intact else damaged).append(step)
+        return step in steps
+
+    for step in sorted(there, reverse=True):
+        if pull(step) and not everything:
+            break
+    while not everything and (left := [Checkpoint(into, there[step]) for step in there if step not in damaged]):
+        chosen = best(tuple(left))
+        if chosen is None or pull(chosen.step):
+            break
+    if there and not steps:
+        raise Failed(f"{bucket.url}/{prefix}: every checkpoint is damaged (steps {', '.join(map(str, sorted(there)))})")
+    return Pulled(into, tuple(sorted(steps)), tuple(sorted(damaged)))
+
+
+def _pull_checkpoint(bucket: Bucket, source: str, root: Path, manifest: Manifest) -> bool:
+    """Whether the checkpoint is here and intact; it gets its name when it is."""
+    final, partial = root / folder_of(manifest.step), root / f".{folder_of(manifest.step)}.partial"
+    if any(c.folder == final and c.manifest == manifest and is_intact(c) for c in complete_checkpoints(root)):
+        return True
+    try:
+        bucket.fetch(source, partial, skip=(MANIFEST,))
+        arrived = is_intact(Checkpoint(partial, manifest))
+    except (Damaged, FileNotFoundError):
+        arrived = False
+    if not arrived:
+        log.warning("%s/%s: damaged: a file does not have the SHA-256 of its manifest; another is taken", bucket.url, source)
+        shutil.rmtree(partial, ignore_errors=True)
+        return False
+    (partial / MANIFEST).write_text(json.dumps(asdict(manifest), indent=1) + "\n")  # as manifest.py writes it
+    shutil.rmtree(final, ignore_errors=True)  # damaged or incomplete
+    partial.rename(final)
+    return True
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""

@@ -1,0 +1,327 @@
+"""The pusher: a process beside the run that brings what the run has finished to the bucket, and says how that stands."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from training.checkpoints.bucket import Stored, open_bucket
+from training.checkpoints.lease import RENEW_SECONDS, claim_in, holder_of, release_in
+from training.checkpoints.manifest import MANIFEST, Checkpoint, complete_checkpoints
+from training.checkpoints.push_state import (
+    PushState,
+    Record,
+    Version,
+    beginning_of,
+    failed,
+    manifests,
+    prune_local,
+    read_push_state,
+    read_record,
+    small_files,
+    steps_left_to_bucket,
+)
+from training.refusal import Failed, Refused
+
+__all__ = ["PushFailed", "PushState", "Pusher", "prune_local", "read_push_state"]
+
+log = logging.getLogger(__name__)
+
+LOCK = "push.lock"
+LOCK_SECONDS = 600.0
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
+POLL_SECONDS = 1.0
+
+
+class PushFailed(Failed):
+    """A round did not succeed; the next may."""
+
+
+class Pusher:
+    """Pushes one run. `run` is its directory, `job` the folder of its job, where push.json is written.
+
+    Units: `interval_seconds` from the end of one round to the beginning of the next.
+    Raises: Refused for a URL that is no bucket, or if gcloud (or rsync) is not installed.
+    """
+
+    def __init__(self, run: Path, job: Path, bucket_url: str, interval_seconds: float) -> None:
+        self.run, self.job, self.interval_seconds = Path(os.path.abspath(run)), Path(os.path.abspath(job)), interval_seconds
+        self.bucket, self.prefix, self.holder = open_bucket(bucket_url), f"runs/{run.name}", holder_of(job)
+        known = read_record(self.job)
+        same = known is not None and (known.run, known.bucket) == (str(self.run), self.bucket.url)
+        self._record = known if known is not None and same else Record(str(self.run), self.bucket.url)
+        self._compared = False
+        """Whether this process has seen the bucket: what push.json says of it is not taken on trust."""
+        self._leftovers = False
+        """Whether a checkpoint was rotated away while it was sent."""
+        self._renewed = float("-inf")
+        self._ended = False
+
+    # --- rounds ---
+
+    def once(self) -> None:
+        """One complete round: all that the run has finished is then in the bucket.
+
+        Raises: PushFailed, after which another round may succeed.
+        """
+        try:
+            with self._alone():
+                self._round()
+        except (Refused, Failed, OSError) as error:
+            self._record = failed(self._record, str(error))
+            with contextlib.suppress(OSError):  # on a full disk the word that it is full cannot be written
+                self._record.write(self.job)
+            raise PushFailed(str(error)) from error
+
+    def forever(self) -> int:
+        """Rounds, on the interval and for every new checkpoint, until SIGTERM says that the run has ended; then all that is left.
+
+        Returns: 0, when the bucket has everything.
+        """
+        before = signal.signal(signal.SIGTERM, self._end)
+        os.nice(10)
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, for the copying programs too
+        try:
+            while True:
+                ended = self._ended
+                try:
+                    self.once()
+                except PushFailed as error:
+                    log.warning("push: %s", error)
+                    self._wait(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._record.failures - 1, 10)), idle=False)
+                    continue
+                if self._leftovers:
+                    continue
+                if ended:
+                    break
+                self._wait(self.interval_seconds, idle=True)
+            with contextlib.suppress(Refused, Failed):  # it goes stale by itself
+                release_in(self.bucket, self.run.name, self.holder)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        return 0
+
+    def _end(self, *_: object) -> None:
+        self._ended = True
+
+    def _wait(self, seconds: float, idle: bool) -> None:
+        """Sleep, but not through the end of the run nor, when `idle`, through a new checkpoint."""
+        ended, until = self._ended, time.monotonic() + seconds
+        pushed = {*(self._record.sent or {}), *self._record.damaged}
+        while (left := until - time.monotonic()) > 0 and self._ended == ended:
+            if idle and set(manifests(self.run)) - pushed:
+                return
+            time.sleep(min(left, POLL_SECONDS))
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One round of a job at a time.
+
+        The lock is inherited by the copying programs: after a kill of the pusher the next one waits until they have ended, so
+        that nothing arrives in the bucket behind its back.
+        """
+        lock = os.open(self.job / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            os.set_inheritable(lock, True)
+            until = time.monotonic() + LOCK_SECONDS
+            while True:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > until:
+                        raise Failed(f"{self.job / LOCK}: another push of this run has been going on for 10 minutes") from None
+                    time.sleep(0.05)
+            yield
+        finally:
+            os.close(lock)
+
+    def _round(self) -> None:
+        began = time.time()
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            claim_in(self.bucket, self.run.name, self.holder)
+            self._renewed = time.monotonic()
+        beginning = beginning_of(_read(self.run / "run.json"))
+        if beginning is not None:
+            self._push_checkpoints(beginning)
+        self._push_files(beginning)
+        self._record = replace(self._record, sent_at=began, failures=0, error=None)
+        self._record.write(self.job)
+        self._compared = True
+
+    # --- checkpoints ---
+
+    def _push_checkpoints(self, beginning: str) -> None:
+        """The newest first: after a long outage it is what matters."""
+        sent = self._record.sent or {}
+        local = {name: Version.of(path) for name, path in manifests(self.run).items()}
+        known = {name for name, version in local.items() if sent.get(name) == version or name in self._record.damaged}
+        listed = {name for name in sent if name.endswith(f"/{MANIFEST}")}
+        unchanged = known == set(local) == listed | set(self._record.damaged) and not self._leftovers
+        if self._compared and beginning == self._record.beginning and unchanged:
+            return
+        self._leftovers = False
+        objects = self.bucket.listing(self.prefix)
+        if not self._compared or beginning != self._record.beginning:
+            objects = self._begin(beginning, objects)
+        for checkpoint in reversed(complete_checkpoints(self.run / "checkpoints")):
+            self._push_checkpoint(checkpoint, objects)
+        self._prune(objects)
+
+    def _begin(self, beginning: str, objects: dict[str, Stored]) -> dict[str, Stored]:
+        """Make sure that what the bucket has under this name is of this beginning of the run, and says so."""
+        theirs = beginning_of(self.bucket.read(f"{self.prefix}/run.json"))
+        if theirs != beginning:
+            if any(name.startswith(f"{self.prefix}/checkpoints/") for name in objects) or theirs is not None:
+                self._set_aside(theirs, objects)
+                objects = {}
+            self._record = Record(self._record.run, self._record.bucket, failures=self._record.failures, error=self._record.error)
+            text = _read(self.run / "run.json")
+            if beginning_of(text) != beginning:
+                raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+            self.bucket.write(f"{self.prefix}/run.json", text)
+        self._record = replace(self._record, beginning=beginning)
+        return objects
+
+    def _set_aside(self, theirs: str | None, objects: dict[str, Stored]) -> None:
+        """Move another beginning of the run to runs/NAME.begun-TIME: its later steps must not be taken for this one's.
+
+        Nothing is deleted: the same happens when a disk was lost and the run started again. Copies end with the manifests, removal
+        begins with them, and run.json goes last: a kill in between leaves what the next round can finish.
+        """
+        time_ = "".join(c for c in str(_first(theirs).get("time", "unknown"))[:19] if c.isalnum())
+        aside = f"{self.prefix}.begun-{time_}"
+        log.warning("%s/%s is of another beginning of this run; it is kept as %s", self.bucket.url, self.prefix, aside)
+        self.bucket.copy(self.prefix, aside, skip=(MANIFEST, "lease.json"))
+        self.bucket.copy(self.prefix, aside, skip=("lease.json",))
+        last = {f"{self.prefix}/run.json", f"{self.prefix}/lease.json"}
+        self._remove(name for name in objects if name not in last)
+        self.bucket.remove([f"{self.prefix}/run.json"])
+
+    def _push_checkpoint(self, checkpoint: Checkpoint, objects: dict[str, Stored]) -> None:
+        """Payload, a look at what has arrived, and only then the manifest."""
+        folder = f"checkpoints/{checkpoint.folder.name}"
+        name, there = f"{folder}/{MANIFEST}", f"{self.prefix}/{folder}"
+        try:
+            version, manifest = Version.of(checkpoint.folder / MANIFEST), _read(checkpoint.folder / MANIFEST)
+            if self._compared and ((self._record.sent or {}).get(name) == version or name in self._record.damaged):
+                return
+            payload = _payload(checkpoint)
+            if payload is None:
+                log.warning("%s: damaged: a file does not have the SHA-256 of its manifest; it is not pushed", checkpoint.folder)
+                self._record = replace(self._record, damaged=tuple({*self._record.damaged, name}))
+                return
+            wanted = {f"{there}/{file}": md5 for file, md5 in payload.items()}
+            stored = objects.get(f"{there}/{MANIFEST}")
+            has_manifest = stored is not None and stored.md5 == hashlib.md5(manifest, usedforsecurity=False).hexdigest()
+            if not (has_manifest and _arrived(wanted, objects)):
+                if stored is not None:  # of another payload
+                    self.bucket.remove([f"{there}/{MANIFEST}"])
+                    del objects[f"{there}/{MANIFEST}"]
+                self.bucket.send(checkpoint.folder, there, skip=(MANIFEST,))
+                objects |= (found := self.bucket.listing(there))
+                if not _arrived(wanted, found):
+                    self.bucket.remove(found)
+                    raise Failed(f"{self.bucket.url}/{there}: what has arrived is not what was sent; the next round sends it again")
+                if _read(checkpoint.folder / MANIFEST) != manifest:
+                    raise FileNotFoundError(checkpoint.folder)
+                self.bucket.write(f"{there}/{MANIFEST}", manifest)
+                log.info("pushed %s/%s", self.bucket.url, there)
+        except (OSError, Failed):
+            if checkpoint in complete_checkpoints(self.run / "checkpoints"):
+                raise
+            self._leftovers = True
+            return  # rotated away meanwhile; what has arrived is pruned
+        self._record = replace(self._record, sent={**(self._record.sent or {}), name: version})
+        self._record.write(self.job)
+
+    def _prune(self, objects: dict[str, Stored]) -> None:
+        """Remove from the bucket what is older than the newest checkpoint here and has been rotated away here.
+
+        A disk without a complete checkpoint says nothing of what may go.
+        """
+        sent, local = self._record.sent or {}, manifests(self.run)
+        self._record = replace(self._record, sent={name: v for name, v in sent.items() if name in local or MANIFEST not in name})
+        safe = sorted(name for name in local if name in sent)
+        if not safe or safe[-1] != max(local):
+            return
+        root, left = f"{self.prefix}/checkpoints/", steps_left_to_bucket(self.run)
+        gone = []
+        for name in objects:
+            folder = name.removeprefix(root).partition("/")[0]
+            step = folder.removeprefix("step=")
+            if name.startswith(f"{root}step=") and step.isdecimal() and f"checkpoints/{folder}/" < safe[-1]:
+                if int(step) not in left and not (self.run / "checkpoints" / folder).exists():
+                    gone.append(name)
+        self._remove(gone)
+
+    def _remove(self, names: Iterator[str] | list[str]) -> None:
+        """Manifests first: what is half removed must not count."""
+        names = list(names)
+        self.bucket.remove([name for name in names if name.endswith(f"/{MANIFEST}")])
+        self.bucket.remove([name for name in names if not name.endswith(f"/{MANIFEST}")])
+
+    # --- all other files ---
+
+    def _push_files(self, beginning: str | None) -> None:
+        """What has changed since it was sent, as a copy: a log that grows while it is sent has one length."""
+        sent, files = dict(self._record.sent or {}), small_files(self.run, self.job)
+        if beginning is None:  # the run has not begun; a disk that was wiped removes nothing from the bucket
+            files = {name: path for name, path in files.items() if name.startswith("job/")}
+        outgoing = self.job / ".outgoing"
+        shutil.rmtree(outgoing, ignore_errors=True)
+        copied = {}
+        for name, path in files.items():
+            with contextlib.suppress(FileNotFoundError):
+                version = Version.of(path)
+                if not self._compared or sent.get(name) != version:
+                    (outgoing / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, outgoing / name)
+                    os.utime(outgoing / name, ns=(version.mtime_ns, version.mtime_ns))
+                    copied[name] = version
+        if beginning is not None and beginning_of(_read(self.run / "run.json")) != beginning:
+            raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+        if copied:
+            self.bucket.send(outgoing, self.prefix)
+            shutil.rmtree(outgoing, ignore_errors=True)
+        gone = [name for name in sent if name not in files and not name.endswith(f"/{MANIFEST}")] if beginning is not None else []
+        self.bucket.remove([f"{self.prefix}/{name}" for name in gone])
+        self._record = replace(self._record, sent={n: v for n, v in {**sent, **copied}.items() if n not in gone})
+
+
+def _payload(checkpoint: Checkpoint) -> dict[str, str] | None:
+    """MD5 of each file of a checkpoint, as the bucket tells it; None if one does not have the SHA-256 of its manifest."""
+    found = {}
+    for file in checkpoint.manifest.files:
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
+        with (checkpoint.folder / file.name).open("rb") as content:
+            while block := content.read(2**20):
+                sha256.update(block)
+                md5.update(block)
+        if sha256.hexdigest() != file.sha256:
+            return None
+        found[file.name] = md5.hexdigest()
+    return found
+
+
+def _arrived(wanted: dict[str, str], objects: dict[str, Stored]) -> bool:
+    return all(name in objects and objects[name].md5 == md5 for name, md5 in wanted.items())
+
+
+def _first(beginning: str | None) -> dict[str, object]:
+    return dict(json.loads(beginning)) if beginning else {}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
