@@ -30,7 +30,9 @@ def bootstrap(host: Host, data: Sequence[str], swap_gib: int | None, idle_minute
     project, facts = code(), machine_facts.ask(host)
     print(gate(facts, host.machine, (project.folder / "uv.lock").read_text()), flush=True)
     _tell_about(facts, host, swap_gib)
-    wanted = _wanted(host, facts, project, wanted_data, swap_gib, idle_minutes)
+    changed = _code_changes(host, facts, project)
+    _leave_living_runs_alone(host, facts, project, changed)
+    wanted = _wanted(host, facts, project, wanted_data, changed, swap_gib, idle_minutes)
     if dry_run:
         commands = [f"# {action.does}\n{shown(host, action)}" for action in steps(facts, wanted)]
         print("\n".join(commands) or "nothing to do")
@@ -61,6 +63,7 @@ def _wanted(
     facts: Facts,
     project: Code,
     planned: tuple[tuple[Local, ...], str],
+    changed: Sequence[str],
     swap_gib: int | None,
     idle_minutes: int | None,
 ) -> Wanted:
@@ -72,7 +75,7 @@ def _wanted(
         uv_sha256=sha256_of(uv),
         code=str(project.folder),
         files=project.files,
-        code_changes=_code_changes(host, facts, project),
+        code_changes=len(changed),
         commit=project.commit,
         environment=project.environment,
         tokens=env_file(tokens(project.folder)),
@@ -84,12 +87,28 @@ def _wanted(
     )
 
 
-def _code_changes(host: Host, facts: Facts, project: Code) -> int:
+def _code_changes(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
+    """Files that differ there, as rsync finds them by content."""
     if "code" not in facts.folders.split():
-        return len(project.files)
+        return project.files
     words = ("-lpz", "--checksum", "--dry-run", "--itemize-changes")
     changed = host.copy(f"{project.folder}/", f":{facts.root}/code/", *words, files=project.files)
-    return sum(line[:2] in ("<f", "cL") for line in changed.splitlines())
+    return tuple(line.partition(" ")[2] for line in changed.splitlines() if line[:2] in ("<f", "cL"))
+
+
+def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: Sequence[str]) -> None:
+    """A run that lives has its code and its environment loaded by half: what it loads next, or after a crash, would be others.
+
+    Raises: Refused.
+    """
+    code = [name for name in changed if name.startswith("training/")]
+    other_environment = facts.environment != project.environment
+    if facts.living and (code or other_environment):
+        what = f"{len(code)} files of training/ ({code[0]})" if code else "its environment (uv.lock)"
+        raise Refused(
+            f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would change {what} under it; end it "
+            "first: ./fab stop; or leave the code as it was"
+        )
 
 
 def _local(host: Host, facts: Facts, project: Path, source: Path) -> LocalData:

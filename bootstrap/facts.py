@@ -40,6 +40,10 @@ say tokens "$(stat -c %a "$root/env" 2>/dev/null) $(sum "$root/env")"
 say hooks "$(sum "$root/boot-hook") $(sum "$root/last-sync")"
 say swapfile_kib "$(du -k --apparent-size "$root/swapfile" 2>/dev/null | cut -f 1)"
 [ "$(has crontab)" ] && crontab -l 2>/dev/null | grep -qF "$root/boot-hook" && say is_in_crontab yes
+for lock in "$root"/jobs/*/lock; do
+    [ -e "$lock" ] && ! flock -n "$lock" true && living="$living $(basename "$(dirname "$lock")")"
+done
+say living "$living"
 say idle "$(cat "$root/idle.json" 2>/dev/null)"
 [ -e "$root/idle.lock" ] && ! flock -n "$root/idle.lock" true && say is_guarded yes
 true
@@ -81,6 +85,8 @@ class Facts:
     hooks: str = ""
     swapfile_kib: int = 0
     is_in_crontab: bool = False
+    living: str = ""
+    """Names of the runs whose supervisor lives."""
     idle: str = ""
     is_guarded: bool = False
 

@@ -275,6 +275,22 @@ def test_a_bucket_that_is_not_there_is_told(laptop):
     assert "there is no such folder (make it first: mkdir " in done.stderr + done.stdout
 
 
+def test_no_bootstrap_changes_the_code_under_a_living_run(laptop):
+    laptop.fab("train", "--run", laptop.run_file("living"), *ENDLESS)
+    code = laptop.root / "code" / "training" / "cells.py"
+    was = code.read_text()
+    code.write_text(was + "# an older version\n")
+
+    refused = laptop.fab("bootstrap")
+    laptop.fab("stop")
+    done = laptop.fab("bootstrap")
+
+    assert refused.returncode == 2
+    assert "living runs there, and this would change 1 files of training/ (training/cells.py) under it" in refused.stderr
+    assert done.returncode == 0, done.stderr
+    assert code.read_text() == was
+
+
 def test_no_token_stands_in_any_file_or_process(laptop):
     laptop.fab("train", "--run", laptop.run_file("secret"), *ENDLESS, "--bucket", BUCKET)
 

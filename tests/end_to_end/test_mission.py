@@ -24,7 +24,7 @@ from training.data.simulation import Simulation, simulate
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
-STEPS = 800
+STEPS = 2000
 SCREEN = Simulation(
     n_cells=640, n_genes=60, n_perturbations=12, n_gem_groups=2, n_modules=4, feature_dim=8, n_hvg=10, n_embedding=6
 )
@@ -34,8 +34,8 @@ model: {{preset: identity_sm, hidden_dim: 16, num_layers: 1, num_heads: 2, head_
 data: {{split: data/screen/cells_split.toml, control: control, perturbation_features_file: data/screen/cells_features.npz,
         batch_size: 4, num_workers: 0}}
 optim: {{lr: 1e-3}}
-trainer: {{device: cpu, max_steps: {STEPS}, val_every_steps: 400, log_every_steps: 100}}
-checkpoints: {{every_steps: 100}}
+trainer: {{device: cpu, max_steps: {STEPS}, val_every_steps: 500, log_every_steps: 250}}
+checkpoints: {{every_steps: 250}}
 """
 
 
@@ -50,10 +50,12 @@ class Cloud:
 
     def fab(self, *words: str, code: int = 0) -> str:
         """`fab WORDS`, which must end with `code`; what it prints."""
+        start = time.monotonic()
         done = subprocess.run(
             [FAB, "-r", ROOT, *words], cwd=self.place.project, env=self.env, stdin=subprocess.DEVNULL, capture_output=True,
             text=True, timeout=300,
         )  # fmt: skip
+        print(f"{time.monotonic() - start:.1f} s: fab {' '.join(words)}\n{done.stdout}{done.stderr}")  # seen if the test fails
         assert done.returncode == code, f"fab {' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout + done.stderr
 
@@ -122,7 +124,7 @@ def test_the_whole_mission(cloud, tmp_path, monkeypatch):
     assert "finished" in cloud.fab("status")
     starts = json.loads((cloud.machine.disk / "incubator" / "runs" / "screen" / "run.json").read_text())["starts"]
     assert [start["reason"] for start in starts] == ["start", "resume=true"]
-    assert starts[1]["step"] >= 100
+    assert starts[1]["step"] >= 250
 
     cloud.fab("pull", "--into", str(tmp_path / "pulled"))
     sweep = cloud.fab("down")

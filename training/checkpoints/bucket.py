@@ -3,12 +3,14 @@
 Names of objects are relative to the bucket's URL. An object appears whole or not at all, under either.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 from abc import ABC, abstractmethod
@@ -111,13 +113,28 @@ def _program(name: str, advice: str) -> str:
     return found
 
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
 def _run(
     command: list[str], seconds: float, environment: dict[str, str], stdin: bytes = b""
 ) -> "subprocess.CompletedProcess[bytes]":
+    """Run a program that ends when this process does: gcloud 528 whose reader was killed may hang for good.
+
+    Inheritable files are passed on: the pusher's lock is held until the last of its copies has ended (push.py).
+    """
+    parent = os.getpid()
+
+    def end_with_parent() -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    env = {**os.environ, **environment}
     try:
-        # Inheritable files are passed on: the pusher's lock is held until the last of its copies has ended (push.py).
         return subprocess.run(
-            command, input=stdin, capture_output=True, timeout=seconds, env={**os.environ, **environment}, close_fds=False
+            command, input=stdin, capture_output=True, timeout=seconds, env=env, close_fds=False, preexec_fn=end_with_parent
         )
     except subprocess.TimeoutExpired:
         raise Failed(f"{' '.join(command[:3])}: no end within {seconds:g} seconds") from None
@@ -127,7 +144,7 @@ def _run(
 
 _ENVIRONMENT = {
     "CLOUDSDK_STORAGE_PROCESS_COUNT": "1",  # one core: the rest is the run's
-    "CLOUDSDK_STORAGE_THREAD_COUNT": "2",
+    "CLOUDSDK_STORAGE_THREAD_COUNT": "1",  # with two, gcloud 528 forks helpers, which stay for good when it is killed
     "CLOUDSDK_STORAGE_PARALLEL_COMPOSITE_UPLOAD_ENABLED": "false",  # a kill leaves its temporary objects for good; no MD5 either
     "CLOUDSDK_CORE_DISABLE_PROMPTS": "true",
     "CLOUDSDK_CORE_DISABLE_FILE_LOGGING": "true",  # a file per call: thousands a day

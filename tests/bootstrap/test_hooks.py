@@ -1,0 +1,51 @@
+"""The texts that stay on the machine."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from bootstrap import hooks
+
+ROOT = "/scratch/my cells/incubator"
+
+
+@pytest.mark.parametrize("text", [hooks.boot_hook(ROOT), hooks.last_sync(ROOT)])
+def test_a_hook_is_a_script_of_sh(text, tmp_path):
+    (tmp_path / "hook").write_text(text)
+
+    assert text.startswith("#!/bin/sh\n")
+    assert subprocess.run(["sh", "-n", tmp_path / "hook"], capture_output=True, text=True).stderr == ""
+
+
+def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
+    root = tmp_path / "incubator"
+    (root / "code" / ".venv" / "bin").mkdir(parents=True)
+    python = root / "code" / ".venv" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$*" >>{tmp_path}/called\n')
+    python.chmod(0o755)
+    (tmp_path / "sudo").write_text(f'#!/bin/sh\necho "sudo $*" >>{tmp_path}/called\n')
+    (tmp_path / "sudo").chmod(0o755)
+    (root / "swapfile").touch()
+    (root / "boot-hook").write_text(hooks.boot_hook(str(root)))
+
+    subprocess.run(["sh", root / "boot-hook"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+
+    called = (tmp_path / "called").read_text().splitlines()
+    assert called == [f"sudo -n swapon {root}/swapfile", f"-m training.supervision --root {root} boot"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here: Debian has systemd-analyze in `systemd`")
+def test_systemd_takes_the_unit(tmp_path: Path):
+    name = hooks.unit_name("lr=3e-4")
+    root = tmp_path / "incubator"
+    (root / "code" / ".venv" / "bin").mkdir(parents=True)
+    (root / "code" / ".venv" / "bin" / "python").symlink_to("/bin/true")
+    (tmp_path / name).write_text(hooks.unit(str(root), "lr=3e-4", "root", f"{root}/.staged/x"))
+
+    said = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True)
+
+    assert name == "incubator-lr-3e-4.service"
+    assert [line for line in said.stderr.splitlines() if name in line] == []
+    assert said.returncode == 0, said.stderr

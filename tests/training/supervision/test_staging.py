@@ -1,0 +1,72 @@
+"""Of two laptops that start one run, one wins with its own files, and the other is told."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from training.refusal import Failed, Refused
+from training.supervision.job import JobPaths
+from training.supervision.staging import take, turn_away, wait_until_taken
+
+
+@pytest.fixture
+def staged(tmp_path: Path) -> Path:
+    folder = tmp_path / ".staged" / "screen.1234"
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text("name: screen\n")
+    (folder / "job.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def paths(tmp_path: Path) -> JobPaths:
+    (tmp_path / "jobs" / "screen").mkdir(parents=True)
+    return JobPaths(tmp_path, "screen")
+
+
+def test_what_is_taken_replaces_what_was_there(staged, paths):
+    paths.run_file.write_text("of an earlier start")
+
+    take(paths, staged)
+
+    assert (paths.run_file.read_text(), paths.job_file.read_text()) == ("name: screen\n", "{}")
+    assert not staged.exists()
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "job.json"])
+def test_half_a_start_changes_nothing(staged, paths, name):
+    (staged / name).unlink()
+
+    with pytest.raises(Refused, match=f"has no {name}"):
+        take(paths, staged)
+
+    assert list(paths.folder.iterdir()) == []
+
+
+def test_who_waits_is_told_when_it_was_taken(staged, paths):
+    threading.Timer(0.3, take, (paths, staged)).start()
+
+    wait_until_taken(staged, 20)
+
+    assert paths.job_file.exists()
+
+
+def test_who_waits_is_told_when_it_was_turned_away(staged):
+    threading.Timer(0.3, turn_away, (staged, "screen: has a living supervisor already")).start()
+
+    with pytest.raises(Refused, match="has a living supervisor already"):
+        wait_until_taken(staged, 20)
+
+    assert not staged.exists()
+
+
+def test_nobody_waits_for_ever(staged):
+    with pytest.raises(Failed, match=r"no supervisor took it within 0\.3 seconds"):
+        wait_until_taken(staged, 0.3)
+
+
+def test_nobody_is_left_to_tell(tmp_path):
+    turn_away(tmp_path / "gone", "too late")
+
+    assert not (tmp_path / "gone").exists()
