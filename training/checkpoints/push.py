@@ -36,6 +36,7 @@ __all__ = ["PushFailed", "PushState", "Pusher", "prune_local", "read_push_state"
 log = logging.getLogger(__name__)
 
 LOCK = "push.lock"
+HELD = ".held"
 LOCK_SECONDS = 600.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 POLL_SECONDS = 1.0
@@ -96,13 +97,14 @@ class Pusher:
                     self.once()
                 except PushFailed as error:
                     log.warning("push: %s", error)
-                    self._wait(min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._record.failures - 1, 10)), idle=False)
+                    pause = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(self._record.failures - 1, 10))
+                    self._wait(pause, ended, idle=False)
                     continue
                 if self._leftovers:
                     continue
                 if ended:
                     break
-                self._wait(self.interval_seconds, idle=True)
+                self._wait(self.interval_seconds, ended, idle=True)
             with contextlib.suppress(Refused, Failed):  # it goes stale by itself
                 release_in(self.bucket, self.run.name, self.holder)
         finally:
@@ -112,9 +114,9 @@ class Pusher:
     def _end(self, *_: object) -> None:
         self._ended = True
 
-    def _wait(self, seconds: float, idle: bool) -> None:
-        """Sleep, but not through the end of the run nor, when `idle`, through a new checkpoint."""
-        ended, until = self._ended, time.monotonic() + seconds
+    def _wait(self, seconds: float, ended: bool, idle: bool) -> None:
+        """Sleep, but not through the end of the run, which may have come since `ended` was asked, nor, when `idle`, a checkpoint."""
+        until = time.monotonic() + seconds
         pushed = {*(self._record.sent or {}), *self._record.damaged}
         while (left := until - time.monotonic()) > 0 and self._ended == ended:
             if idle and set(manifests(self.run)) - pushed:
@@ -207,14 +209,18 @@ class Pusher:
         self.bucket.remove([f"{self.prefix}/run.json"])
 
     def _push_checkpoint(self, checkpoint: Checkpoint, objects: dict[str, Stored]) -> None:
-        """Payload, a look at what has arrived, and only then the manifest."""
+        """Payload, a look at what has arrived, and only then the manifest.
+
+        What is sent are hard links: where checkpoints rotate faster than they are sent, none would ever arrive otherwise.
+        """
         folder = f"checkpoints/{checkpoint.folder.name}"
         name, there = f"{folder}/{MANIFEST}", f"{self.prefix}/{folder}"
         try:
             version, manifest = Version.of(checkpoint.folder / MANIFEST), _read(checkpoint.folder / MANIFEST)
             if self._compared and ((self._record.sent or {}).get(name) == version or name in self._record.damaged):
                 return
-            payload = _payload(checkpoint)
+            held = self._hold(checkpoint)
+            payload = _payload(held, checkpoint)
             if payload is None:
                 log.warning("%s: damaged: a file does not have the SHA-256 of its manifest; it is not pushed", checkpoint.folder)
                 self._record = replace(self._record, damaged=tuple({*self._record.damaged, name}))
@@ -226,22 +232,34 @@ class Pusher:
                 if stored is not None:  # of another payload
                     self.bucket.remove([f"{there}/{MANIFEST}"])
                     del objects[f"{there}/{MANIFEST}"]
-                self.bucket.send(checkpoint.folder, there, skip=(MANIFEST,))
+                self.bucket.send(held, there)
                 objects |= (found := self.bucket.listing(there))
                 if not _arrived(wanted, found):
                     self.bucket.remove(found)
                     raise Failed(f"{self.bucket.url}/{there}: what has arrived is not what was sent; the next round sends it again")
-                if _read(checkpoint.folder / MANIFEST) != manifest:
-                    raise FileNotFoundError(checkpoint.folder)
+                if beginning_of(_read(self.run / "run.json")) != self._record.beginning:
+                    raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
                 self.bucket.write(f"{there}/{MANIFEST}", manifest)
+                objects[f"{there}/{MANIFEST}"] = Stored(len(manifest), None, 0)  # pruned in this very round if it is rotated away
                 log.info("pushed %s/%s", self.bucket.url, there)
         except (OSError, Failed):
             if checkpoint in complete_checkpoints(self.run / "checkpoints"):
                 raise
             self._leftovers = True
             return  # rotated away meanwhile; what has arrived is pruned
+        finally:
+            shutil.rmtree(self.job / HELD, ignore_errors=True)
         self._record = replace(self._record, sent={**(self._record.sent or {}), name: version})
         self._record.write(self.job)
+
+    def _hold(self, checkpoint: Checkpoint) -> Path:
+        """Links to the payload, out of the reach of the run."""
+        folder = self.job / HELD / checkpoint.folder.name
+        shutil.rmtree(self.job / HELD, ignore_errors=True)
+        for file in checkpoint.manifest.files:
+            (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(checkpoint.folder / file.name, folder / file.name)
+        return folder
 
     def _prune(self, objects: dict[str, Stored]) -> None:
         """Remove from the bucket what is older than the newest checkpoint here and has been rotated away here.
@@ -297,12 +315,12 @@ class Pusher:
         self._record = replace(self._record, sent={n: v for n, v in {**sent, **copied}.items() if n not in gone})
 
 
-def _payload(checkpoint: Checkpoint) -> dict[str, str] | None:
+def _payload(folder: Path, checkpoint: Checkpoint) -> dict[str, str] | None:
     """MD5 of each file of a checkpoint, as the bucket tells it; None if one does not have the SHA-256 of its manifest."""
     found = {}
     for file in checkpoint.manifest.files:
         sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        with (checkpoint.folder / file.name).open("rb") as content:
+        with (folder / file.name).open("rb") as content:
             while block := content.read(2**20):
                 sha256.update(block)
                 md5.update(block)

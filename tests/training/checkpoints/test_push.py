@@ -291,3 +291,25 @@ def test_two_machines_do_not_write_one_run(run, folder_place, tmp_path):
         pusher(other, folder_place).once()
 
     claim(folder_place.url, "a", holder_of(run.job))  # it is this one's still
+
+
+def test_checkpoints_that_rotate_faster_than_they_are_sent_arrive_all_the_same(run, folder_place, monkeypatch):
+    run.begin().save(10)
+    push = pusher(run, folder_place)
+    send, seen = push.bucket.send, []
+
+    def slowly(folder, prefix, skip=()):
+        send(folder, prefix, skip)
+        if folder.name == folder_of(10):
+            run.save(20)
+            run.rotate(10)
+        seen.append(folder.name)
+
+    monkeypatch.setattr(push.bucket, "send", slowly)
+    push.once()
+
+    assert seen[0] == folder_of(10)
+    assert folder_place.steps() == [10]
+    push.once()
+    assert folder_place.steps() == [20]
+    assert not (run.job / ".held").exists()
