@@ -1,5 +1,6 @@
 """One ssh_config per machine: fab, rsync and you (`ssh -F`) come in by the same file, the same connection and the same host key."""
 
+import hashlib
 import json
 import subprocess
 from pathlib import Path
@@ -45,10 +46,12 @@ def ssh_config(machine: Machine, user: str | None, folder: Path) -> str:
         ("ServerAliveInterval", 15),
         ("ServerAliveCountMax", 4),
         ("ControlMaster", "auto"),
-        ("ControlPath", "~/.ssh/incubator-%C"),
         ("ControlPersist", 60),
     ]
     lines = [f"  {key} {value}" for key, value in settings if value is not None]
+    # Not ssh's own %C: behind a tunnel two projects' machines have one name, port and user, and would share a connection.
+    own_hash = hashlib.sha256("\n".join([str(folder), *lines]).encode()).hexdigest()[:20]
+    lines.append(f"  ControlPath ~/.ssh/incubator-{own_hash}")
     own = [] if machine.is_rented else ["Match all", "  Include ~/.ssh/config"]
     head = f"# Written by fab. By hand: ssh -F {PLACE}/{machine.label}/ssh_config {machine.label}"
     return "\n".join([head, f"Host {machine.label}", *lines, *own]) + "\n"

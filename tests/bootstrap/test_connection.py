@@ -11,7 +11,7 @@ from fabric import Config, Connection
 
 from bootstrap.connection import connect
 from bootstrap.machine import Machine, box, rented
-from bootstrap.ssh_config import write_ssh_config
+from bootstrap.ssh_config import ssh_config, write_ssh_config
 from infra.refusal import Failed, Refused
 from tests.tools.ssh_machine import OUTPUTS, behind_iap
 
@@ -175,6 +175,17 @@ def test_a_box_is_reached_by_what_ssh_knows_of_it(laptop):
 
     assert {"hostname cells.example", "user ada", "port 2222", "stricthostkeychecking accept-new", "controlpersist 60"} <= set(told)
     assert "Include ~/.ssh/config" in file.read_text()
+
+
+def test_machines_of_one_name_share_no_connection(tmp_path):
+    tunnel = "gcloud compute start-iap-tunnel incubator-l4 %p"
+    machines = [rented(replace(OUTPUTS, ssh_host="incubator-l4", ssh_proxy=tunnel, instance_id=number)) for number in ("1", "2")]
+
+    texts = [ssh_config(machine, "ada", folder) for machine in machines for folder in (tmp_path / "a", tmp_path / "b")]
+
+    paths = [line for text in texts for line in text.splitlines() if "ControlPath" in line]
+    assert len(set(paths)) == 4
+    assert texts[0] == ssh_config(machines[0], "ada", tmp_path / "a")
 
 
 def close(laptop) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bootstrap.shipping import code
 from tests.tools.ssh_machine import SshMachine, needs_sshd
 from training.checkpoints.manifest import complete_checkpoints
 from training.data.simulation import Simulation, simulate
@@ -48,6 +50,11 @@ ENDLESS = (
 )
 
 
+def hears_ctrl_c() -> None:
+    """What a shell starts in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Laptop:
     """Somebody who types `fab` in a folder with data and run files, and a machine that they reach by SSH."""
 
@@ -75,7 +82,7 @@ class Laptop:
     def start(self, *words: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [FAB, "-r", ROOT, *words], cwd=self.folder, env=self.env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
+            stderr=subprocess.STDOUT, text=True, preexec_fn=hears_ctrl_c,
         )  # fmt: skip
 
     def run_file(self, name: str, **changes: object) -> str:
@@ -198,11 +205,24 @@ def test_a_run_from_its_start_over_a_stop_to_its_results(laptop, tmp_path):
     assert f"everything is in {BUCKET}/runs/whole: safe to destroy" in stopped.stdout
     assert again.returncode == 0, again.stdout + again.stderr
     assert "(it goes on)" in again.stdout
-    starts = json.loads((laptop.root / "runs" / "whole" / "run.json").read_text())["starts"]
-    assert [start["step"] for start in starts] == [0, step]
+    facts = json.loads((laptop.root / "runs" / "whole" / "run.json").read_text())
+    assert [start["step"] for start in facts["starts"]] == [0, step]
+    assert facts["git_commit"] == (laptop.root / "code" / ".commit").read_text() == code().commit
     assert pulled.returncode == 0, pulled.stdout + pulled.stderr
     assert complete_checkpoints(tmp_path / "whole" / "checkpoints")[-1].step == step + 3
     assert (tmp_path / "whole" / "model.pt").exists()
+
+
+def test_a_table_is_watched_until_ctrl_c(laptop):
+    watching = laptop.start("status", "--watch")
+    assert watching.stdout is not None
+    first = watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    rest, _ = watching.communicate(timeout=30)
+
+    assert first == "127.0.0.1: no run yet; start one: ./fab train --run RUN.yaml\n"
+    assert watching.returncode == 0, rest
+    assert "Traceback" not in rest
 
 
 def test_results_come_from_the_bucket_too_and_never_over_something_else(laptop, tmp_path):

@@ -49,7 +49,7 @@ class GcsServer:
         self.failing = self.dropping = 0
         self.slow_seconds = 0.0
         self.seen: list[tuple[str, str]] = []
-        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfOne", (Handler,), {"gcs": self}))
         self._thread = threading.Thread(target=self._proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
     @property
@@ -126,65 +126,65 @@ def gcs_served(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
         yield server
 
 
-def _handler(server: GcsServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    """One request; `gcs` is whose."""
 
-        def answer(self) -> None:
-            body = self._body()
-            server.seen.append((self.command, self.path))
-            time.sleep(server.slow_seconds)
-            if server.dropping:
-                server.dropping -= 1
-                self.close_connection = True
-                return
-            if server.failing:
-                server.failing -= 1
-                return self._send(503, {}, json.dumps({"error": {"code": 503, "message": "Service Unavailable"}}).encode())
-            bucket = next((name for name in server.forbidden if f"/b/{name}" in unquote(self.path)), None)
-            if bucket is not None:
-                return self._send(403, {"content-type": "application/json"}, _forbidden(bucket, self.path))
-            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as behind:
-                headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
-                behind.request(self.command, self.path, body, headers)
-                answer = behind.getresponse()
-                content = answer.read()
-                status = answer.status
-                if self.command == "DELETE" and status == 200 and content.strip() == b"null":
-                    status, content = 204, b""
-                self._send(status, {name: value for name, value in answer.getheaders() if name.lower() not in HOP}, content)
+    gcs: GcsServer
+    protocol_version = "HTTP/1.1"
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer
+    def answer(self) -> None:
+        body = self._body()
+        self.gcs.seen.append((self.command, self.path))
+        time.sleep(self.gcs.slow_seconds)
+        if self.gcs.dropping:
+            self.gcs.dropping -= 1
+            self.close_connection = True
+            return
+        if self.gcs.failing:
+            self.gcs.failing -= 1
+            return self._send(503, {}, json.dumps({"error": {"code": 503, "message": "Service Unavailable"}}).encode())
+        bucket = next((name for name in self.gcs.forbidden if f"/b/{name}" in unquote(self.path)), None)
+        if bucket is not None:
+            return self._send(403, {"content-type": "application/json"}, _forbidden(bucket, self.path))
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.gcs.port)) as behind:
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
+            behind.request(self.command, self.path, body, headers)
+            answer = behind.getresponse()
+            content = answer.read()
+            status = answer.status
+            if self.command == "DELETE" and status == 200 and content.strip() == b"null":
+                status, content = 204, b""
+            self._send(status, {name: value for name, value in answer.getheaders() if name.lower() not in HOP}, content)
 
-        def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
-            with contextlib.suppress(ConnectionError):  # the client may have been killed
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                if status != 204:
-                    self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                if self.command != "HEAD":
-                    self.wfile.write(content)
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer
 
-        def _body(self) -> bytes:
-            if self.headers.get("transfer-encoding", "").lower() != "chunked":
-                return self.rfile.read(int(self.headers.get("content-length") or 0))
-            parts = []
-            while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
+    def _send(self, status: int, headers: dict[str, str], content: bytes) -> None:
+        with contextlib.suppress(ConnectionError):  # the client may have been killed
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            if status != 204:
+                self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
+            parts.append(self.rfile.read(size))
             self.rfile.readline()
-            return b"".join(parts)
+        self.rfile.readline()
+        return b"".join(parts)
 
-        def handle(self) -> None:
-            with contextlib.suppress(ConnectionError):  # as above
-                super().handle()
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # as above
+            super().handle()
 
-        def log_message(self, format: str, *args: Any) -> None:
-            """What was asked stands in `seen`."""
-
-    return Handler
+    def log_message(self, format: str, *args: Any) -> None:
+        """What was asked stands in `seen`."""
 
 
 HOP = {"connection", "content-length", "date", "host", "keep-alive", "server", "transfer-encoding"}

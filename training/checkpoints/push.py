@@ -115,7 +115,7 @@ class Pusher:
         self._ended = True
 
     def _wait(self, seconds: float, ended: bool, idle: bool) -> None:
-        """Sleep, but not through the end of the run, which may have come since `ended` was asked, nor, when `idle`, a checkpoint."""
+        """Sleep, but not through the end of the run, that may have come since `ended` was asked, nor, when `idle`, a checkpoint."""
         until = time.monotonic() + seconds
         pushed = {*(self._record.sent or {}), *self._record.damaged}
         while (left := until - time.monotonic()) > 0 and self._ended == ended:

@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -239,8 +240,13 @@ class JsonLines(Logger):
 
 
 def git_commit() -> str | None:
-    """Commit of the code that runs, with `+changes` where the working tree differs; None outside a repository."""
+    """Commit of the code that runs, with `+changes` where the working tree differs; None outside a repository.
+
+    Code that was brought to a machine says it in `.commit` (bootstrap/steps.py).
+    """
     here = Path(__file__).parent
+    with suppress(OSError):
+        return (here.parent.parent / ".commit").read_text().strip() or None
     command = ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"]
     try:
         described = subprocess.run(command, cwd=here, capture_output=True, text=True)

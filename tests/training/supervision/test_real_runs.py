@@ -82,6 +82,16 @@ def status(paths):
     return json.loads(verb(paths, "status", "job"))["jobs"][0]
 
 
+def become_a_fresh_machine(paths, other, steps):
+    """Nothing is left but what the laptop sends, which asks for `steps` now."""
+    shutil.rmtree(paths.run)
+    paths.folder.rename(other)
+    paths.folder.mkdir()
+    for name in ("job.json", "run.yaml"):
+        shutil.copy(other / name, paths.folder / name)
+    paths.run_file.write_text(paths.run_file.read_text().replace(f"max_steps: {STEPS}", f"max_steps: {steps}"))
+
+
 def test_killed_rebooted_stopped_and_trained_again_it_ends_where_an_uninterrupted_run_does(machine, root, bucket):
     paths = machine
     first = train(paths)
@@ -113,14 +123,8 @@ def test_killed_rebooted_stopped_and_trained_again_it_ends_where_an_uninterrupte
     assert "started: nothing" in verb(paths, "boot")
     assert verb(paths, "last-sync").startswith("everything of 1 jobs")
 
-    shutil.rmtree(paths.run)  # a fresh machine
-    shutil.copytree(paths.folder, other := root / "other")
-    shutil.rmtree(paths.folder)
-    paths.folder.mkdir()
-    for name in ("job.json", "run.yaml"):
-        shutil.copy(other / name, paths.folder / name)
     steps = told["checkpoint_step"] + 6
-    paths.run_file.write_text(paths.run_file.read_text().replace(f"max_steps: {STEPS}", f"max_steps: {steps}"))
+    become_a_fresh_machine(paths, root / "other", steps)
     last = train(paths)
     assert last.wait(timeout=LIMIT) == 0
     told = status(paths)
