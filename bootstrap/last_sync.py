@@ -22,6 +22,7 @@ def last_sync(machine: MachineOutputs, seconds: float) -> str | None:
     Units: `seconds` to wait at most.
     Returns: what went wrong, or None if all is safe (or no run was ever started there).
     """
+    print(f"-> {machine.name}: its runs end with a checkpoint; last results go to gs://{machine.bucket}", flush=True)
     try:
         done = connect(rented(machine), min(seconds, CONNECT_SECONDS)).ask(COMMAND, seconds=seconds)
     except (Refused, Failed) as error:

@@ -47,7 +47,11 @@ def demo(c: Context) -> None:
     run(c, f"{training} evaluate runs/demo")
 
 
-@task(help={"cloud": "the tests over the real Pulumi engine and gcloud too: some minutes more (tests/tools/bring_tools first)"})
+@task(
+    help={
+        "cloud": "also the tests over the real engine, gcloud and whole machines: some 20 minutes (tests/tools/bring_tools first)"
+    }
+)
 @plain_refusals
 def check(c: Context, cloud: bool = False) -> None:
     """Run every check and test; all run whatever fails, and a table ends it."""

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import yaml
@@ -19,10 +20,12 @@ from tests.tools.ssh_machine import SshMachine, needs_sshd
 from training.checkpoints.manifest import complete_checkpoints
 from training.data.simulation import Simulation, simulate
 
+pytestmark = pytest.mark.cloud  # some minutes
+
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
 Done = subprocess.CompletedProcess[str]
-TOKEN = "hf_a-secret-of-these-tests"
+TOKEN = f"hf_{uuid4().hex}"  # this file travels to the machine too
 SCREEN = Simulation(
     n_cells=640, n_genes=60, n_perturbations=12, n_gem_groups=2, n_modules=4, feature_dim=8, n_hvg=10, n_embedding=6
 )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ from training.data.simulation import Simulation, simulate
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
 STEPS = 1200
+TOKEN = f"hf_{uuid4().hex}"  # these files travel to the machine too
 SCREEN = Simulation(
     n_cells=640, n_genes=60, n_perturbations=12, n_gem_groups=2, n_modules=4, feature_dim=8, n_hvg=10, n_embedding=6
 )
@@ -84,7 +86,7 @@ def cloud(tmp_path: Path) -> Iterator[Cloud]:
         place.set("l4", sshUser=machine.user, sshPublicKey=key)
         env = {**os.environ, **place.engine.env, **rest.env, **gcs.env}
         env["PATH"] = f"{machine.folder / 'laptop'}:{place.engine.env['PATH']}"
-        env |= {"CLOUDSDK_CONFIG": str(tmp_path / "gcloud"), "PULUMI_STACK": "l4", "HF_TOKEN": "hf_a-secret-of-the-mission"}
+        env |= {"CLOUDSDK_CONFIG": str(tmp_path / "gcloud"), "PULUMI_STACK": "l4", "HF_TOKEN": TOKEN}
         env.pop("VIRTUAL_ENV", None)
         yield Cloud(place, machine, gcs, env)
         machine.switch_off()
@@ -138,7 +140,7 @@ def test_the_whole_mission(cloud, tmp_path, monkeypatch):
     for place in (tmp_path / "pulled" / "screen", cloud.results):
         found = load_model(place / "model.pt").weights
         assert all(torch.equal(found[name], expected[name]) for name in expected), place
-    assert_no_token("hf_a-secret-of-the-mission", cloud.machine.disk / "incubator", tmp_path / "pulled", cloud.gcs.folder)
+    assert_no_token(TOKEN, cloud.machine.disk / "incubator", tmp_path / "pulled", cloud.gcs.folder)
 
 
 def assert_no_token(token: str, *folders: Path) -> None:
