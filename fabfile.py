@@ -59,6 +59,7 @@ def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> No
         wrong = f"the VM is {status}; to start it: gcloud compute instances start {machine.name} {machine.place}"
     if wrong:
         raise Refused(
-            f"{machine.name} was not asked for its last results ({wrong}). Nothing was destroyed; what is not in "
-            f"{machine.bucket} would be lost. To destroy all the same: ./fab down --stack {stack} --without-sync"
+            f"{machine.name} has not brought all its results ({wrong}). Nothing was destroyed; what is not in {machine.bucket} "
+            "would be lost. A run that was under way has ended with a checkpoint: ./fab train goes on with it. More time: "
+            f"--seconds 3600. To destroy all the same: ./fab down --stack {stack} --without-sync"
         )

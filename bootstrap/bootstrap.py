@@ -1,5 +1,7 @@
 """From a bare machine to one that trains: facts, the gate, then the steps that are not done yet."""
 
+import os
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,9 +32,9 @@ def bootstrap(host: Host, data: Sequence[str], swap_gib: int | None, idle_minute
     project, facts = code(), machine_facts.ask(host)
     print(gate(facts, host.machine, (project.folder / "uv.lock").read_text()), flush=True)
     _tell_about(facts, host, swap_gib)
-    changed = _code_changes(host, facts, project)
-    _leave_living_runs_alone(host, facts, project, changed)
-    wanted = _wanted(host, facts, project, wanted_data, changed, swap_gib, idle_minutes)
+    changed, removed = _code_changes(host, facts, project), _removed(host, facts, project)
+    _leave_living_runs_alone(host, facts, project, (*changed, *removed))
+    wanted = _wanted(host, facts, project, wanted_data, changed, removed, swap_gib, idle_minutes)
     if dry_run:
         commands = [f"# {action.does}\n{shown(host, action)}" for action in steps(facts, wanted)]
         print("\n".join(commands) or "nothing to do")
@@ -63,7 +65,8 @@ def _wanted(
     facts: Facts,
     project: Code,
     planned: tuple[tuple[Local, ...], str],
-    changed: Sequence[str],
+    changed: tuple[str, ...],
+    removed: tuple[str, ...],
     swap_gib: int | None,
     idle_minutes: int | None,
 ) -> Wanted:
@@ -76,6 +79,7 @@ def _wanted(
         code=str(project.folder),
         files=project.files,
         code_changes=len(changed),
+        removed=removed,
         commit=project.commit,
         environment=project.environment,
         tokens=env_file(tokens(project.folder)),
@@ -91,9 +95,18 @@ def _code_changes(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
     """Files that differ there, as rsync finds them by content."""
     if "code" not in facts.folders.split():
         return project.files
-    words = ("-lpz", "--checksum", "--dry-run", "--itemize-changes")
+    words = ("-lpz", "--checksum", "--force", "--dry-run", "--itemize-changes")
     changed = host.copy(f"{project.folder}/", f":{facts.root}/code/", *words, files=project.files)
-    return tuple(line.partition(" ")[2] for line in changed.splitlines() if line[:2] in ("<f", "cL"))
+    return tuple(line.partition(" ")[2] for line in changed.splitlines() if line[:2] in ("<f", ".f", "cL", ".L"))
+
+
+def _removed(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
+    """What an earlier bootstrap shipped and is no file here any more."""
+    if not facts.code:
+        return ()
+    shipped = host.ask(f"cat {shlex.quote(f'{facts.root}/code/.shipped')}").out.splitlines()
+    here = set(project.files)
+    return tuple(name for name in shipped if name not in here)
 
 
 def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: Sequence[str]) -> None:
@@ -113,8 +126,11 @@ def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: S
 
 def _local(host: Host, facts: Facts, project: Path, source: Path) -> LocalData:
     """Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/."""
-    source = source.resolve()
-    inside = source.relative_to(project.resolve()) if source.is_relative_to(project.resolve()) else None
+    source = Path(os.path.abspath(source))  # a linked folder keeps its place too
+    project = Path(os.path.abspath(project))
+    if project.is_relative_to(source):
+        raise Refused(f"--data: {source}: holds the project itself (accepted: a folder of data, such as data/screen)")
+    inside = source.relative_to(project) if source.is_relative_to(project) else None
     place = (
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
     )

@@ -1,6 +1,5 @@
 """Commands and files over SSH, by OpenSSH and the generated ssh_config: one connection that all share, and errors in one line."""
 
-import os
 import re
 import shlex
 import subprocess
@@ -24,13 +23,17 @@ LOST = 255  # ssh's own exit code; no command of ours ends so
 _FINAL = (
     (
         re.compile(r"REMOTE HOST IDENTIFICATION HAS CHANGED|Host key verification failed"),
-        "its host key is not the one seen before: if the machine was made anew, remove {known_hosts}; otherwise do not go on",
+        "its host key is not the one seen before: if the machine is new, take it out of {known_hosts}; otherwise do not go on",
     ),
     (re.compile(r"Could not resolve hostname|Name or service not known"), "no such host; check --host"),
     (re.compile(r"Bad configuration option|percent_expand|bad ownership|UNPROTECTED PRIVATE KEY", re.I), "mend that first"),
 )
 _REFUSED_KEY = re.compile(r"Permission denied|Too many authentication failures")
 _KEY_ADVICE = "the machine does not take your key: check the user and the key (ssh-add -l; sshUser and sshPublicKey of the stack)"
+
+
+class Vanished(Failed):
+    """What was copied was removed there meanwhile; the rest has come."""
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,10 @@ class Host:
             return Refused(f"{self.machine.label}: rsync is not installed there (Debian, Ubuntu: sudo apt-get install rsync)")
         if "No space left on device" in said:
             return Failed(f"{self.machine.label}: the disk is full: {_in_a_line(said)}")
-        if code in (10, 12, 30, 35, LOST):
+        if code in (10, 12, 20, 30, 35, LOST):
             return self.lost(said)
+        if code == 24 or (code == 23 and "No such file or directory" in said):
+            return Vanished(f"{self.machine.label}: files were removed there during the copy: {_in_a_line(said)}")
         return Failed(f"{self.machine.label}: rsync failed: {_in_a_line(said)}")
 
     def lost(self, said: str) -> Failed:
@@ -170,7 +175,8 @@ def _try(host: Host) -> str | None:
 
 
 def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
-    known_hosts = host.ssh_config.with_name("known_hosts")
+    offending = re.search(r"Offending .*key in (\S+):\d+", said)
+    known_hosts = offending[1] if offending else host.ssh_config.with_name("known_hosts")
     for pattern, advice in _FINAL:
         if pattern.search(said):
             raise Refused(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({_in_a_line(said)})")
@@ -180,7 +186,7 @@ def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
 
 def _asking() -> list[str]:
     """A password or a passphrase can be asked for only where somebody sits."""
-    return [] if os.isatty(0) else ["-o", "BatchMode=yes"]
+    return [] if sys.stdin is not None and sys.stdin.isatty() else ["-o", "BatchMode=yes"]
 
 
 def _in_a_line(said: str) -> str:

@@ -28,7 +28,6 @@ if [ "$(has nvidia-smi)" ]; then
     say nvidia_smi "$gpus"
 fi
 say rsync "$(has rsync)"; say gcloud "$(has gcloud)"; say crontab "$(has crontab)"; say systemctl "$(has systemctl)"
-[ "$(id -u)" = 0 ] && say may_sudo yes
 [ "$(has sudo)" ] && sudo -n true 2>/dev/null && say may_sudo yes
 say uv "$(sum "$root/uv")"
 say code "$(sum "$root/code/.shipped")"

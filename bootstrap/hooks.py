@@ -14,8 +14,8 @@ def detached(root: str, *words: str, log: str) -> str:
 
 
 def unit_name(name: str) -> str:
-    """Of a run's systemd unit, in which `=` is not allowed."""
-    return f"incubator-{name.replace('=', '-')}.service"
+    """Of a run's systemd unit, in which `=` is not allowed and written as systemd-escape does."""
+    return f"incubator-{name.replace('=', chr(92) + 'x3d')}.service"
 
 
 def unit(root: str, name: str, user: str, staged: str) -> str:
@@ -29,7 +29,7 @@ def unit(root: str, name: str, user: str, staged: str) -> str:
         "# Written by fab train --systemd.",
         "[Unit]",
         f"Description=Incubator run {name}",
-        f"RequiresMountsFor={root}",
+        f'RequiresMountsFor="{root}"',
         "Wants=network-online.target",
         "After=network-online.target",
         "[Service]",
@@ -49,9 +49,11 @@ def unit(root: str, name: str, user: str, staged: str) -> str:
 
 def install_unit(root: str, name: str) -> str:
     """The commands that install and start the unit that stands on standard input."""
-    job, unit = shlex.quote(f"{root}/jobs/{name}"), unit_name(name)
+    job, unit, file = (
+        shlex.quote(text) for text in (f"{root}/jobs/{name}", unit_name(name), f"/etc/systemd/system/{unit_name(name)}")
+    )
     return (
-        f"mkdir -p {job} && sudo -n tee /etc/systemd/system/{unit} >/dev/null && sudo -n systemctl daemon-reload && "
+        f"mkdir -p {job} && sudo -n tee {file} >/dev/null && sudo -n systemctl daemon-reload && "
         f"sudo -n systemctl enable --quiet {unit} && sudo -n systemctl restart {unit}"
     )
 

@@ -11,7 +11,7 @@ from infra.refusal import Failed, Refused
 
 HOST_VARIABLE, FOLDER_VARIABLE = "INCUBATOR_HOST", "INCUBATOR_FOLDER"
 ANY_BOX_FOLDER = "~/incubator"
-_HOST = re.compile(r"^(?:(?P<user>[\w.-]+)@)?(?P<address>\[[0-9A-Fa-f:.%\w]+\]|[\w.-]+)(?::(?P<port>\d+))?$")
+_HOST = re.compile(r"^(?:(?P<user>\w[\w.-]*)@)?(?P<address>\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)(?::(?P<port>\d+))?$", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,12 @@ class Machine:
     secrets: tuple[str, ...] = ()
     usd_per_hour: float | None = None
     machine_type: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Name of the folder with its ssh_config: two users or ports of one address are two machines."""
+        told = (self.user, self.label, self.port) if not self.is_rented else (self.label,)
+        return "-".join(str(word) for word in told if word is not None)
 
     @property
     def is_rented(self) -> bool:
@@ -67,14 +73,23 @@ def box(host: str, folder: str) -> Machine:
     found = _HOST.match(host)
     if not found or not 0 < int(found["port"] or 22) < 65536:
         raise Refused(f"--host: {host}: accepted: [user@]host[:port], a name of ~/.ssh/config, or an IPv6 address in []")
-    if not folder.startswith(("/", "~/")) or ".." in folder.split("/") or re.search(r"[^\w./~+=@-]", folder):
+    if (
+        not folder.startswith(("/", "~/"))
+        or not folder.strip("/~")
+        or ".." in folder.split("/")
+        or re.search(r"[^\w./~+=@-]", folder)
+    ):
         raise Refused(
             f"--folder: {folder}: accepted: a path from / or ~/, of letters, digits and . _ - + = @ (default {ANY_BOX_FOLDER})"
         )
     address = found["address"].strip("[]")
     port = int(found["port"]) if found["port"] else None
     return Machine(
-        label=re.sub(r"[^\w.-]", "-", address), address=address, folder=folder.rstrip("/"), user=found["user"], port=port
+        label=re.sub(r"[^\w.-]", "-", address).lstrip("-") or "box",
+        address=address,
+        folder=folder.rstrip("/"),
+        user=found["user"],
+        port=port,
     )
 
 

@@ -25,6 +25,7 @@ from training.supervision.report import JobStatus, Status, from_json
 PUSH_SECONDS = 60
 WATCH_SECONDS = 10
 ROOT = Path(__file__).parent.parent
+_BUCKET = re.compile(r"gs://[a-z0-9][\w.-]+[a-z0-9](/[^/\s]+)*/?|file:///\S.*")
 
 
 def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | None, systemd: bool) -> None:
@@ -35,16 +36,17 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
     """
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
-    _need_bootstrap(host, facts)
+    need_bootstrap(host, facts)
     if systemd and not (facts.systemctl and facts.may_sudo):
         raise Refused(
             f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
         )
-    _refuse_living(host, facts, config.name)
+    known = _refuse_living(host, facts, config.name)
+    bucket = bucket or host.machine.bucket or (known.bucket if known else None)
     staged = f"{facts.root}/.staged/{config.name}.{uuid4().hex[:8]}"
     job = {
         "name": config.name,
-        "bucket": bucket or host.machine.bucket,
+        "bucket": bucket,
         "push_interval_seconds": PUSH_SECONDS,
         "secrets": list(host.machine.secrets),
     }
@@ -73,7 +75,7 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
     )
 
 
-def validated(run: Path | None, settings: Sequence[str]) -> RunConfig:
+def validated(run: Path | None, settings: Sequence[str], bucket: str | None = None) -> RunConfig:
     """The run's configuration, judged on this laptop without torch.
 
     Raises: Refused as `training fit` refuses, and for paths that mean nothing on the machine.
@@ -94,6 +96,8 @@ def validated(run: Path | None, settings: Sequence[str]) -> RunConfig:
                 f"{run}: {key}: {path}: on the machine, paths start at the project's folder (accepted: data/..., or a file of "
                 "the project)"
             )
+    if bucket is not None and not _BUCKET.fullmatch(bucket):
+        raise Refused(f"--bucket: {bucket}: accepted: gs://BUCKET, gs://BUCKET/PREFIX, or file:///FOLDER of the machine")
     if config.overwrite or config.resume:
         raise Refused(f"{run}: resume and overwrite are decided on the machine: a run goes on if it has begun; leave them out")
     return config
@@ -102,7 +106,7 @@ def validated(run: Path | None, settings: Sequence[str]) -> RunConfig:
 def status(host: Host) -> Status:
     """What the machine says of all its runs, and of itself."""
     facts = machine_facts.ask(host)
-    _need_bootstrap(host, facts)
+    need_bootstrap(host, facts)
     return _status(host, facts)
 
 
@@ -119,7 +123,7 @@ def watch(host: Host, again: Callable[[], None] = lambda: time.sleep(WATCH_SECON
 
 def logs(host: Host, name: str | None, follow: bool, lines: int) -> None:
     """The end of a run's log, and, with `follow`, what comes, until Ctrl-C."""
-    facts, job = _job(host, name)
+    facts, job = job_of(host, name)
     file = _q(f"{facts.root}/jobs/{job.name}/training.log")
     words = host.ssh(f"exec tail -n {lines} {'-F ' if follow else ''}{file}", *(["-tt"] if follow else []))
     try:
@@ -134,63 +138,9 @@ def stop(host: Host, name: str | None) -> None:
 
     Raises: Failed if it is not safe to destroy the machine after it.
     """
-    facts, job = _job(host, name)
+    facts, job = job_of(host, name)
     if host.show(hooks.supervision(facts.root, "stop", job.name)):
         raise Failed(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
-
-
-def pull(host: Host, name: str | None, into: Path) -> Path:
-    """Bring a run's directory from the machine to `into`/NAME, and verify its checkpoints.
-
-    Raises: Refused if there is another run, or anything else, in that folder; Failed if a checkpoint does not verify.
-    """
-    facts, job = _job(host, name)
-    target = into / job.name
-    there = host.ask(f"cat {_q(f'{facts.root}/runs/{job.name}/run.json')}")
-    if there.code:
-        raise Refused(f"{host.machine.label}: {job.name} has left nothing yet")
-    _refuse_other(target, there.out)
-    target.mkdir(parents=True, exist_ok=True)
-    (target / "run.json").write_text(there.out)  # first: a pull that is cut off is known for what it is
-    start = time.monotonic()
-    options = ("-rltz", "--partial-dir=.rsync-partial", "--exclude=.*.partial")
-    host.copy(f":{facts.root}/runs/{job.name}/", f"{target}/", *options)
-    verify(target)
-    print(f"{target}: brought from {host.machine.label} and verified in {time.monotonic() - start:.1f} s")
-    return target
-
-
-def pull_from_bucket(bucket: str, name: str, into: Path) -> Path:
-    """The same from the bucket: the machine may be gone.
-
-    Raises: Refused or Failed in the words of what does it.
-    """
-    words = [sys.executable, "-m", "training.supervision", "--root", str(into), "pull", bucket, name, str(into / name), "--all"]
-    done = subprocess.run(words, cwd=ROOT)
-    if done.returncode:
-        raise (Refused if done.returncode == 2 else Failed)(f"{name} could not be brought from {bucket} (see above)")
-    return into / name
-
-
-def verify(target: Path) -> None:
-    """Whether every checkpoint that was brought has the files of its manifest.
-
-    Raises: Failed if one does not.
-    """
-    done = subprocess.run([sys.executable, "-m", "training.supervision", "--root", str(target), "verify", str(target)], cwd=ROOT)
-    if done.returncode:
-        raise Failed(f"{target}: not all of it is as it was written (see above); the same command goes on")
-
-
-def _refuse_other(target: Path, facts_there: str) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    try:
-        here = json.loads((target / "run.json").read_text())["starts"][0]
-    except (OSError, ValueError, KeyError, IndexError):
-        raise Refused(f"{target}: is not empty and holds no run (another place: --into FOLDER)") from None
-    if here != json.loads(facts_there)["starts"][0]:
-        raise Refused(f"{target}: holds another run of this name, begun at {here.get('time')} (another place: --into FOLDER)")
 
 
 def _check(host: Host, facts: Facts, config: RunConfig, staged: str) -> None:
@@ -220,21 +170,26 @@ def _start(host: Host, facts: Facts, name: str, staged: str, systemd: bool) -> N
     )
 
 
-def _need_bootstrap(host: Host, facts: Facts) -> None:
-    if not facts.environment:
-        raise Refused(f"{host.machine.label}: is not ready: there is no environment in {facts.root}; run: ./fab bootstrap")
+def need_bootstrap(host: Host, facts: Facts) -> None:
+    """Raises: Refused if the machine is not ready for a run."""
+    if not facts.environment or not facts.code:
+        what = "its code is missing, or there by half" if facts.environment else "there is no environment"
+        raise Refused(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
 
 
-def _refuse_living(host: Host, facts: Facts, name: str) -> None:
+def _refuse_living(host: Host, facts: Facts, name: str) -> JobStatus | None:
+    """Refuse to start what lives. Returns: what is known of an earlier start."""
+    known = None
     for job in _status(host, facts).jobs:
-        if job.supervisor_pid is None:
-            continue
-        if job.name == name:
+        known = job if job.name == name else known
+        if job.supervisor_pid is not None and job.name == name:
             raise Refused(
                 f"{host.machine.label}: {name} is {job.phase} already, at step {job.step} of {job.total_steps or '?'}; "
                 f"end it first: ./fab stop --run {name}"
             )
-        print(f"{job.name} is {job.phase} there too: the two will share the machine", flush=True)
+        if job.supervisor_pid is not None:
+            print(f"{job.name} is {job.phase} there too: the two will share the machine", flush=True)
+    return known
 
 
 def _status(host: Host, facts: Facts) -> Status:
@@ -244,10 +199,13 @@ def _status(host: Host, facts: Facts) -> Status:
     return from_json(answer.out)
 
 
-def _job(host: Host, name: str | None) -> tuple[Facts, JobStatus]:
-    """The run that is meant: the only one, or the one that is named."""
+def job_of(host: Host, name: str | None) -> tuple[Facts, JobStatus]:
+    """The run that is meant: the only one, or the one that is named.
+
+    Raises: Refused if that is none.
+    """
     facts = machine_facts.ask(host)
-    _need_bootstrap(host, facts)
+    need_bootstrap(host, facts)
     jobs = _status(host, facts).jobs
     names = ", ".join(job.name for job in jobs) or "none yet"
     found = [job for job in jobs if name in (None, job.name)]

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ UV_WHEELS = (
     "e18a57b8b352eb7c8feb317b9f6f533c8f0ad9673fd6cf34bbe3cf1a9f6a8984",
     "0b3e8b1a4f5e405e31e2ff33de8af4744831e9f7338539671efbd8c3c94e791d",
 )
-_NEVER = (".env",)  # tokens go their own way, even where somebody has committed them
+# Tokens go their own way, even where somebody has committed them; data and runs are the machine's own folders.
+_NEVER = re.compile(r"(.*/)?\.env(rc|\..*)?|data|runs|(data|runs|\.venv|\.incubator)/.*")
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,12 @@ def code(folder: Path = ROOT) -> Code:
         raise Refused(
             f"{folder}: is no git repository: what goes to the machine are the files that git knows or does not ignore"
         ) from None
-    names = {name for name in listed.split("\0") if name and "\n" not in name} - set(_NEVER)
+    names = {name for name in listed.split("\0") if name and not _NEVER.fullmatch(name)}
+    odd = sorted(name for name in names if "\n" in name or not name.isprintable())
+    if odd:
+        raise Refused(
+            f"{folder}: {odd[0]!r}: a file of this name cannot be brought to a machine (rename it, or have git ignore it)"
+        )
     there = {name for name in names if (folder / name).is_symlink() or (folder / name).is_file()} | {"uv.lock"}
     return Code(folder, tuple(sorted(there, key=os.fsencode)), described.stdout.strip())
 

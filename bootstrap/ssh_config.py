@@ -14,12 +14,14 @@ PLACE = ".incubator"  # beside Pulumi.yaml
 
 
 def write_ssh_config(machine: Machine) -> Path:
-    """Write `.incubator/LABEL/ssh_config` and return its path.
+    """Write `.incubator/PLACE/ssh_config` and return its path.
 
     Raises: Refused or Failed if gcloud cannot say who logs in with OS Login.
     """
-    folder = project_root() / PLACE / machine.label
+    folder = project_root() / PLACE / machine.place
     path = folder / "ssh_config"
+    if '"' in str(folder):
+        raise Refused(f"{folder}: no ssh_config can name a folder with a quotation mark; give the project another place")
     remembered = _user_in(path, machine) if machine.os_login else None
     user = remembered or (os_login_user(machine.os_login) if machine.os_login else machine.user)
     folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def ssh_config(machine: Machine, user: str | None, folder: Path) -> str:
     own_hash = hashlib.sha256("\n".join([str(folder), *lines]).encode()).hexdigest()[:20]
     lines.append(f"  ControlPath ~/.ssh/incubator-{own_hash}")
     own = [] if machine.is_rented else ["Match all", "  Include ~/.ssh/config"]
-    head = f"# Written by fab. By hand: ssh -F {PLACE}/{machine.label}/ssh_config {machine.label}"
+    head = f"# Written by fab. By hand: ssh -F {PLACE}/{machine.place}/ssh_config {machine.label}"
     return "\n".join([head, f"Host {machine.label}", *lines, *own]) + "\n"
 
 
@@ -103,4 +105,4 @@ def _user_in(path: Path, machine: Machine) -> str | None:
 
 
 def _quoted(path: Path) -> str:
-    return f'"{path}"'
+    return f'"{path}"'.replace("%", "%%")

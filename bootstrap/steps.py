@@ -14,6 +14,7 @@ from bootstrap import hooks
 from bootstrap.facts import Facts
 
 FOLDERS = ("cache", "code", "data", "jobs", "runs")
+BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
 POWER_OFF = ["sudo", "-n", "shutdown", "-h", "now"]
 
 
@@ -63,6 +64,8 @@ class Wanted:
     files: tuple[str, ...]
     code_changes: int
     """Files of the code that differ there."""
+    removed: tuple[str, ...]
+    """Files that were shipped before and are gone here."""
     commit: str
     environment: str
     tokens: str
@@ -115,18 +118,31 @@ def uv(facts: Facts, wanted: Wanted) -> Iterator[Action]:
 
 
 def code(facts: Facts, wanted: Wanted) -> Iterator[Action]:
-    """The project's files; those that were shipped before and are gone here go there too."""
+    """The project's files; those that were shipped before and are gone here go there too, first: one may be a folder now.
+
+    The list of what was shipped is away while this is done: code that came by half is not taken for whole.
+    """
     there = _q(f"{facts.root}/code")
-    if wanted.code_changes:
-        yield Copy(
-            f"code: {wanted.code_changes} files", f"{wanted.code}/", f":{facts.root}/code/", ("-lpz", "--checksum"), wanted.files
-        )
-    if facts.code != hashlib.sha256(wanted.listing.encode()).hexdigest():
+    is_listed = facts.code == hashlib.sha256(wanted.listing.encode()).hexdigest()
+    if wanted.removed:
         yield Command(
-            "code: nothing that is gone here stays there",
-            f"cd {there} && cat >.shipped.new && touch .shipped && LC_ALL=C comm -23 .shipped .shipped.new | "
-            'while IFS= read -r name; do rm -f -- "$name"; done && mv .shipped.new .shipped',
-            stdin=wanted.listing,
+            f"code: {len(wanted.removed)} files are gone",
+            f'cd {there} && while IFS= read -r name; do rm -f -- "$name"; rmdir -p -- "$(dirname -- "$name")"; done '
+            "2>/dev/null; true",
+            stdin="".join(f"{name}\n" for name in wanted.removed),
+        )
+    if wanted.code_changes:
+        yield Command("code: begun", f"rm -f {there}/.shipped")
+        yield Copy(
+            f"code: {wanted.code_changes} files",
+            f"{wanted.code}/",
+            f":{facts.root}/code/",
+            ("-lpz", "--checksum", "--force"),
+            wanted.files,
+        )
+    if wanted.code_changes or not is_listed:
+        yield Command(
+            "code: what was shipped", f"cd {there} && cat >.shipped.new && mv .shipped.new .shipped", stdin=wanted.listing
         )
     if facts.commit != wanted.commit:
         yield Command("code: its commit", f"printf %s {_q(wanted.commit)} >{there}/.commit")
@@ -185,7 +201,8 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     for local in wanted.local_data:
         if local.changes:
             to = f"{facts.root}/{local.to}"
-            yield Command(f"folder for {local.to}", f"mkdir -p {_q(to)}")
+            mark = f" && touch {_q(f'{to}/{BROUGHT}')}" if local.to.startswith("runs/") else ""
+            yield Command(f"folder for {local.to}", f"mkdir -p {_q(to)}{mark}")
             source = f"{local.source}/" if local.source.is_dir() else str(local.source)
             yield Copy(f"data: {local.changes} files to {local.to}", source, f":{to}/", ("-rLtz", "--partial-dir=.rsync-partial"))
     if wanted.sources:

@@ -10,6 +10,7 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import task
 
+from bootstrap import pull as results
 from bootstrap import runs
 from bootstrap.bootstrap import bootstrap as make_ready
 from bootstrap.connection import Host, connect
@@ -118,7 +119,7 @@ def train(
 ) -> None:
     """Start a run that needs nobody: it survives logout and reboot, and its checkpoints go to the bucket."""
     file = Path(run) if run else None
-    runs.validated(file, set)  # before any machine is asked
+    runs.validated(file, set, bucket)  # before any machine is asked
     there = _host(stack, host, folder)
     if bucket and there.machine.bucket:
         raise Refused(f"--bucket {bucket}: the stack has a bucket, {there.machine.bucket}; --bucket goes with --host")
@@ -179,11 +180,11 @@ def pull(
 ) -> None:
     """Bring a run's results here, verified; from the bucket, if the machine is gone."""
     if bucket is None:
-        runs.pull(_host(stack, host, folder), run, Path(into))
+        results.pull(_host(stack, host, folder), run, Path(into))
         return
     if run is None or stack or host:
         raise Refused(f"--bucket {bucket}: needs --run NAME, and no machine")
-    runs.pull_from_bucket(bucket, run, Path(into))
+    results.pull_from_bucket(bucket, run, Path(into))
 
 
 def _host(stack: str | None, host: str | None, folder: str | None) -> Host:
@@ -192,8 +193,14 @@ def _host(stack: str | None, host: str | None, folder: str | None) -> Host:
 
 def _remember(stack: str | None, host: str | None, folder: str | None) -> None:
     """Verbs that follow in the same command mean the same machine: `fab bootstrap --host me@box train --run my.yaml`."""
-    told = {"PULUMI_STACK": stack, HOST_VARIABLE: host, FOLDER_VARIABLE: folder}
-    os.environ.update({name: value for name, value in told.items() if value})
+    if stack:
+        os.environ.pop(HOST_VARIABLE, None)
+        os.environ["PULUMI_STACK"] = stack
+    if host:
+        os.environ.pop(FOLDER_VARIABLE, None)
+        os.environ[HOST_VARIABLE] = host
+    if folder:
+        os.environ[FOLDER_VARIABLE] = folder
 
 
 def _number(flag: str, text: str | None, least: int) -> int | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from infra.refusal import Refused
 
 FROM_ENVIRONMENT = ("HF_TOKEN", "WANDB_API_KEY")
-_LINE = re.compile(r"(?:export\s+)?(?P<key>[A-Za-z_]\w*)\s*=\s*(?P<value>.*)")
+_LINE = re.compile(r"(?:export\s+)?(?P<key>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 
 
 def tokens(folder: Path) -> dict[str, str]:
@@ -15,9 +15,12 @@ def tokens(folder: Path) -> dict[str, str]:
 
     Raises: Refused for a line of .env that is none; the message does not repeat it.
     """
-    found = {key: os.environ[key] for key in FROM_ENVIRONMENT if os.environ.get(key)}
+    found = {key: os.environ[key].strip() for key in FROM_ENVIRONMENT if os.environ.get(key, "").strip()}
+    for key, value in found.items():
+        if not value.isprintable():
+            raise Refused(f"{key}: is no token: it has more than one line, or characters that cannot be seen")
     path = folder / ".env"
-    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else (), 1):
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         matched = _LINE.fullmatch(line.strip())
@@ -25,8 +28,15 @@ def tokens(folder: Path) -> dict[str, str]:
             raise Refused(f"{path}: line {number}: is no KEY=VALUE")
         value = matched["value"].strip()
         quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-        found[matched["key"]] = value[1:-1] if quoted else value
+        found[matched["key"]] = value[1:-1] if quoted else re.split(r"\s#", value)[0].strip()
     return found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except UnicodeDecodeError:
+        raise Refused(f"{path}: is no text in UTF-8") from None
 
 
 def env_file(found: dict[str, str]) -> str:

@@ -1,13 +1,12 @@
 """Real machines on loopback, and a laptop that has their key."""
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bootstrap.connection import Host, connect
-from tests.tools.ssh_machine import SshMachine, needs_sshd
+from tests.tools.ssh_machine import SshMachine, close_connections, needs_sshd
 
 
 @pytest.fixture
@@ -15,7 +14,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Where the laptop keeps its ssh_config; connections that are still open end with the test."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path / ".incubator"
-    close_all(tmp_path / ".incubator")
+    close_connections(tmp_path / ".incubator")
 
 
 @pytest.fixture
@@ -26,16 +25,10 @@ def machine(tmp_path: Path, laptop: Path, monkeypatch: pytest.MonkeyPatch) -> It
         for name, value in on.laptop.items():
             monkeypatch.setenv(name, value)
         yield on
-        close_all(laptop)
+        close_connections(laptop)
 
 
 @pytest.fixture
 def host(machine: SshMachine) -> Host:
     """The connection to it, as to one that a stack rents."""
     return connect(machine.machine())
-
-
-def close_all(place: Path) -> None:
-    """End the connections that stay open for a minute otherwise."""
-    for file in place.glob("*/ssh_config"):
-        subprocess.run(["ssh", "-F", file, "-O", "exit", file.parent.name], capture_output=True)

@@ -13,7 +13,7 @@ from bootstrap.connection import connect
 from bootstrap.machine import Machine, box, rented
 from bootstrap.ssh_config import ssh_config, write_ssh_config
 from infra.refusal import Failed, Refused
-from tests.tools.ssh_machine import OUTPUTS, behind_iap
+from tests.tools.ssh_machine import OUTPUTS, SshMachine, behind_iap, close_connections
 
 
 def test_a_command_brings_its_output_and_its_exit_code(host):
@@ -106,18 +106,18 @@ def test_a_key_that_is_not_taken_is_refused(machine, laptop):
 
 def test_a_changed_host_key_is_refused_with_the_way_out(machine, laptop):
     connect(machine.machine())
-    close(laptop)
+    close_connections(laptop)
     machine.switch_off()
     machine.new_host_key()
     machine.boot()
 
-    with pytest.raises(Refused, match=r"remove .*incubator-l4/known_hosts; otherwise do not go on"):
+    with pytest.raises(Refused, match=r"take it out of .*incubator-l4/known_hosts; otherwise do not go on"):
         connect(machine.machine())
 
 
 def test_a_new_vm_under_the_old_name_is_another_host(machine, laptop):
     connect(machine.machine())
-    close(laptop)
+    close_connections(laptop)
     machine.switch_off()
     machine.new_host_key()
     machine.boot()
@@ -188,11 +188,6 @@ def test_machines_of_one_name_share_no_connection(tmp_path):
     assert texts[0] == ssh_config(machines[0], "ada", tmp_path / "a")
 
 
-def close(laptop) -> None:
-    for file in laptop.glob("*/ssh_config"):
-        subprocess.run(["ssh", "-F", file, "-O", "exit", file.parent.name], capture_output=True)
-
-
 def test_a_stack_is_told_in_full():
     machine = rented(replace(OUTPUTS, ssh_user=None, ssh_proxy="gcloud compute start-iap-tunnel incubator-l4 %p"))
 
@@ -204,13 +199,55 @@ def test_a_stack_is_told_in_full():
     assert machine.is_rented
 
 
-@pytest.mark.parametrize("host", ["", "a b", "me@", "box:0", "box:99999", "-oProxyCommand=x", "me@box:port", "box;reboot"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "a b",
+        "me@",
+        "box:0",
+        "box:99999",
+        "-oProxyCommand=x",
+        "me@box:port",
+        "box;reboot",
+        "-v",
+        "..",
+        "me@-x",
+        "[fe80::1%eth0]",
+    ],
+)
 def test_what_is_no_host_is_refused(host):
     with pytest.raises(Refused, match=r"^--host: .*accepted: "):
         box(host, "~/incubator")
 
 
-@pytest.mark.parametrize("folder", ["incubator", "~", "/a b", "/a/../b", "~/$(reboot)", "'/x'"])
+@pytest.mark.parametrize("folder", ["incubator", "~", "/", "~/", "/a b", "/a/../b", "~/$(reboot)", "'/x'"])
 def test_what_is_no_folder_is_refused(folder):
     with pytest.raises(Refused, match=r"^--folder: .*accepted: a path from / or ~/"):
         box("me@box", folder)
+
+
+def test_two_ports_of_one_address_are_two_machines(machine, laptop, tmp_path):
+    with SshMachine(tmp_path / "other") as other:
+        other.laptop_program("ssh", "exit 1")  # the key that counts is the first machine's
+        (other.folder / "user_key.pub").write_text((machine.folder / "user_key.pub").read_text())
+        (other.folder / "authorized_keys").write_text((machine.folder / "user_key.pub").read_text())
+        (machine.disk / "name").write_text("first")
+        (other.disk / "name").write_text("second")
+        first = connect(box(machine.as_host, "~/incubator"))
+        second = connect(box(other.as_host, "~/incubator"))
+
+        said = [host.ask("cat /mnt/data/name").out for host in (first, second, first)]
+        close_connections(laptop)
+
+    assert said == ["first", "second", "first"]
+
+
+@pytest.mark.parametrize("folder", ["50% cells", "it's mine", "my cells"])
+def test_the_project_may_lie_in_an_odd_folder(machine, laptop, tmp_path, monkeypatch, folder):
+    (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / folder)
+
+    assert connect(machine.machine()).ask("echo here").out == "here\n"
+
+    close_connections(tmp_path / folder / ".incubator")

@@ -39,13 +39,13 @@ def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here: Debian has systemd-analyze in `systemd`")
 def test_systemd_takes_the_unit(tmp_path: Path):
     name = hooks.unit_name("lr=3e-4")
-    root = tmp_path / "incubator"
+    root = tmp_path / "my cells" / "incubator"
     (root / "code" / ".venv" / "bin").mkdir(parents=True)
     (root / "code" / ".venv" / "bin" / "python").symlink_to("/bin/true")
     (tmp_path / name).write_text(hooks.unit(str(root), "lr=3e-4", "root", f"{root}/.staged/x"))
 
     said = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True)
 
-    assert name == "incubator-lr-3e-4.service"
+    assert name == r"incubator-lr\x3d3e-4.service"
     assert [line for line in said.stderr.splitlines() if name in line] == []
     assert said.returncode == 0, said.stderr

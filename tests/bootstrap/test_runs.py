@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from bootstrap.shipping import code
-from tests.tools.ssh_machine import SshMachine, needs_sshd
+from tests.tools.ssh_machine import PLAIN, SshMachine, close_connections, needs_sshd
 from training.checkpoints.manifest import complete_checkpoints
 from training.data.simulation import Simulation, simulate
 
@@ -119,7 +119,7 @@ def laptop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
         done = laptop.fab("bootstrap", "--data", "data/screen")
         assert done.returncode == 0, done.stdout + done.stderr
         yield laptop
-        close(folder)
+        close_connections(folder / ".incubator")
 
 
 @pytest.fixture
@@ -129,11 +129,6 @@ def laptop(laptop_of: Laptop) -> Iterator[Laptop]:
     laptop_of.machine.run("pkill -f 'training.supervision.*supervise'; while pgrep -f training.supervision; do sleep 0.2; done")
     shutil.rmtree(laptop_of.root / "jobs")
     (laptop_of.root / "jobs").mkdir()
-
-
-def close(folder: Path) -> None:
-    for file in folder.glob(".incubator/*/ssh_config"):
-        subprocess.run(["ssh", "-F", file, "-O", "exit", file.parent.name], capture_output=True)
 
 
 def bucket(laptop: Laptop) -> Path:
@@ -199,6 +194,9 @@ def test_a_run_from_its_start_over_a_stop_to_its_results(laptop, tmp_path):
     again = laptop.fab("train", "--run", file, *steps, "--bucket", BUCKET)
     laptop.wait_for("whole", "finished")
     pulled = laptop.fab("pull", "--run", "whole", "--into", str(tmp_path))
+    (newest,) = (laptop.root / "runs" / "whole" / "checkpoints").glob(f"step=*{step + 3}/trainer.ckpt")
+    newest.write_bytes(b"x" * newest.stat().st_size)
+    damaged = laptop.fab("pull", "--into", "results")  # a relative folder
 
     assert twice.returncode == 2
     assert "whole is running already, at step" in twice.stderr
@@ -214,6 +212,9 @@ def test_a_run_from_its_start_over_a_stop_to_its_results(laptop, tmp_path):
     assert pulled.returncode == 0, pulled.stdout + pulled.stderr
     assert complete_checkpoints(tmp_path / "whole" / "checkpoints")[-1].step == step + 3
     assert (tmp_path / "whole" / "model.pt").exists()
+    assert damaged.returncode == 1
+    assert "a file is not as its manifest tells" in damaged.stderr
+    assert (laptop.folder / "results" / "whole" / "model.pt").exists()
 
 
 def test_a_table_is_watched_until_ctrl_c(laptop):
@@ -245,6 +246,22 @@ def test_results_come_from_the_bucket_too_and_never_over_something_else(laptop, 
     assert complete_checkpoints(tmp_path / "here" / "kept" / "checkpoints")[-1].step == 8
 
 
+def test_a_pull_of_a_living_run_whose_checkpoints_rotate(laptop, tmp_path):
+    often = ("--set", "trainer.max_steps=1000000", "--set", "trainer.val_every_steps=1000000", "--set", "checkpoints.every_steps=3")
+    laptop.fab("train", "--run", laptop.run_file("rotating"), *often)
+    laptop.wait_for("rotating", "running")
+    until = time.monotonic() + 60
+    while not complete_checkpoints(laptop.root / "runs" / "rotating" / "checkpoints"):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+    pulled = [laptop.fab("pull", "--into", str(tmp_path)) for _ in range(3)]
+
+    assert [done.returncode for done in pulled] == [0, 0, 0], pulled[0].stderr
+    assert complete_checkpoints(tmp_path / "rotating" / "checkpoints")
+    assert not [p for p in (tmp_path / "rotating" / "checkpoints").iterdir() if not (p / "MANIFEST.json").exists()]
+
+
 def test_two_laptops_that_start_the_same_run(laptop):
     file = laptop.run_file("shared")
     both = [laptop.start("train", "--run", file, *ENDLESS) for _ in range(2)]
@@ -271,6 +288,7 @@ def test_a_run_that_dies_before_its_first_step_shows_the_end_of_its_log(laptop):
         (("optim.lr=fast",), "optim.lr: fast: input should be a valid number"),
         (("data.split=/data/split.toml",), "data.split: /data/split.toml: on the machine, paths start at the project's folder"),
         (("resume=true",), "resume and overwrite are decided on the machine"),
+        (("name=a b",), "command line: name: a b"),
     ],
 )
 def test_what_the_laptop_can_judge_is_refused_before_the_machine_is_asked(laptop, settings, message):
@@ -339,6 +357,8 @@ def test_no_token_stands_in_any_file_or_process(laptop):
         (("bootstrap", "--stack", "l4", "--host", "me@box"), "one machine at a time"),
         (("bootstrap", "--folder", "here"), "--folder: here: accepted: a path from / or ~/"),
         (("train",), "which run? --run RUN.yaml"),
+        (("bootstrap", "--data", str(ROOT)), "holds the project itself"),
+        (("bootstrap", "--folder", "/"), "--folder: /: accepted: a path from / or ~/"),
         (("logs", "--run", "nobody's"), "no run nobody's (there: none yet)"),
         (("stop",), "which run? name it (there: none yet)"),
         (("pull", "--bucket", "gs://cells"), "needs --run NAME, and no machine"),
@@ -372,7 +392,7 @@ def test_a_disk_with_too_little_room_is_refused(laptop):
 def test_a_machine_without_python_and_without_a_way_to_one_says_so(tmp_path, laptop):
     with SshMachine(tmp_path / "bare", {"UV_PYTHON_DOWNLOADS": "never"}) as bare:
         bare.switch_off()
-        for name in ("python3", "python3.11", "python"):
+        for name in [path.name for folder in PLAIN.split(":") for path in Path(folder).glob("python*")]:
             bare.without(name)
         bare.boot()
         elsewhere = Laptop(bare, laptop.folder)

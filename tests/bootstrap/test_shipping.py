@@ -45,6 +45,22 @@ def test_tokens_do_not_go_with_the_code_even_if_git_knows_them(project):
     assert ".env" not in code(project).files
 
 
+def test_data_and_runs_are_the_machines_own_and_do_not_go_with_the_code(project):
+    for name in ("data/screen/cells.h5ad", "runs/old/model.pt", "my/data/notes.txt", ".env.local", "sub/.envrc"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).touch()
+    (project / ".gitignore").write_text("uv.lock\n")
+
+    assert code(project).files == (".gitignore", "my split.toml", "my/data/notes.txt", "pyproject.toml", "uv.lock")
+
+
+def test_a_name_that_no_list_can_hold_is_refused(project):
+    (project / "two\nlines").touch()
+
+    with pytest.raises(Refused, match=r"two\\nlines.*cannot be brought to a machine"):
+        code(project)
+
+
 def test_a_file_that_git_knows_and_that_is_gone_does_not_go(project):
     (project / ".gitignore").unlink()
 
@@ -108,6 +124,30 @@ def test_tokens_are_those_that_are_known_and_all_of_dot_env(tmp_path, monkeypatc
 
     assert found == {"HF_TOKEN": "hf_file", "NEPTUNE": "a=b"}
     assert env_file(found) == "HF_TOKEN=hf_file\nNEPTUNE=a=b\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "value"), [("A=b # mine", "b"), ("A='b # mine'", "b # mine"), ("A=b#c", "b#c"), ("A=b\r", "b"), ("A=", "")]
+)
+def test_what_a_value_is(tmp_path, line, value, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    (tmp_path / ".env").write_bytes(f"{line}\n".encode())
+
+    assert tokens(tmp_path) == {"A": value}
+
+
+def test_a_token_of_two_lines_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_a\nb")
+
+    with pytest.raises(Refused, match=r"^HF_TOKEN: is no token"):
+        tokens(tmp_path)
+
+
+def test_a_key_that_the_machine_would_not_take_is_refused(tmp_path):
+    (tmp_path / ".env").write_text("KÉY=ü\n")
+
+    with pytest.raises(Refused, match="line 1: is no KEY=VALUE"):
+        tokens(tmp_path)
 
 
 def test_a_line_that_is_none_is_refused_and_not_repeated(tmp_path):

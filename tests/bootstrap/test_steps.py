@@ -43,7 +43,15 @@ def test_tokens_stand_on_standard_input_alone():
 
 def _wanted(values: dict[str, Any]) -> Wanted:
     local = tuple(LocalData(Path(one["source"]), one["to"], one["changes"]) for one in values["local_data"])
-    return Wanted(**{**values, "uv": Path(values["uv"]), "files": tuple(values["files"]), "local_data": local})
+    return Wanted(
+        **{
+            **values,
+            "uv": Path(values["uv"]),
+            "files": tuple(values["files"]),
+            "removed": tuple(values["removed"]),
+            "local_data": local,
+        }
+    )
 
 
 def _facts(values: dict[str, Any], wanted: Wanted) -> Facts:

@@ -179,7 +179,7 @@ def test_down_destroys_nothing_that_it_could_not_ask_for_its_last_results(typed,
     refused = fab("down", "--stack", "l4", PATH=path)
 
     assert refused.returncode == 2
-    assert "incubator-l4 was not asked for its last results (Connection timed out). Nothing was destroyed" in refused.stderr
+    assert "incubator-l4 has not brought all its results (Connection timed out). Nothing was destroyed" in refused.stderr
     assert typed.ids(INSTANCE) != []
 
     broken.write_text(

@@ -65,6 +65,7 @@ class SshMachine:
             if not (folder / key).exists():
                 subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / key], check=True)
         self.port = _free_port()
+        self.taken: set[str] = set()
         self._program("laptop", "ssh", f'exec {shutil.which("ssh", path=PLAIN)} -i {folder}/user_key -o IdentitiesOnly=yes "$@"')
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -104,9 +105,10 @@ class SshMachine:
         """Take a program away from the machine, wherever it lies: a PATH with all programs but this one."""
         few = self.folder / "few"
         few.mkdir(exist_ok=True)
+        self.taken.add(name)
         for folder in PLAIN.split(":"):
             for program in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else ():
-                if program.name != name and not (few / program.name).exists():
+                if program.name not in self.taken and not (few / program.name).exists():
                     (few / program.name).symlink_to(program)
         (few / name).unlink(missing_ok=True)
         self.env["PATH"] = f"{self.folder / 'bin'}:{few}"
@@ -212,6 +214,13 @@ def behind_iap(machine: SshMachine) -> None:
     """A laptop whose gcloud reaches this machine where Google's tunnel would lead; everything else is the real gcloud's."""
     gcloud = shutil.which("gcloud") or "false"
     machine.laptop_program("gcloud", IAP.format(python=sys.executable, port=machine.port, gcloud=gcloud))
+
+
+def close_connections(place: Path) -> None:
+    """End the shared connections of a laptop's `.incubator`, which stay open for a minute otherwise."""
+    for file in place.glob("*/ssh_config"):
+        label = next(line.split()[1] for line in file.read_text().splitlines() if line.startswith("Host "))
+        subprocess.run(["ssh", "-F", file, "-O", "exit", label], capture_output=True)
 
 
 def _free_port() -> int:
