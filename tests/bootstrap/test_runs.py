@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -105,7 +105,6 @@ class Laptop:
 
 @pytest.fixture(scope="module")
 def laptop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
-    """A machine after `fab bootstrap --data data/screen`."""
     needs_sshd()
     folder = tmp_path_factory.mktemp("laptop")
     with pytest.MonkeyPatch.context() as patch:
@@ -390,14 +389,11 @@ def test_a_disk_with_too_little_room_is_refused(laptop):
 
 
 def test_a_machine_without_python_and_without_a_way_to_one_says_so(tmp_path, laptop):
-    with SshMachine(tmp_path / "bare", {"UV_PYTHON_DOWNLOADS": "never"}) as bare:
-        bare.switch_off()
-        for name in [path.name for folder in PLAIN.split(":") for path in Path(folder).glob("python*")]:
-            bare.without(name)
-        bare.boot()
-        elsewhere = Laptop(bare, laptop.folder)
-        done: Callable[[], Done] = lambda: elsewhere.fab("bootstrap", "--host", bare.as_host)  # noqa: E731
-        said = done()
+    bare = SshMachine(tmp_path / "bare", {"UV_PYTHON_DOWNLOADS": "never"})
+    for name in [path.name for folder in PLAIN.split(":") for path in Path(folder).glob("python*")]:
+        bare.without(name)
+    with bare:
+        said = Laptop(bare, laptop.folder).fab("bootstrap", "--host", bare.as_host)
 
     assert said.returncode == 1
     assert "environment: uv sync: ended with exit code 2" in said.stderr

@@ -58,8 +58,10 @@ def release_in(bucket: Bucket, name: str, holder: str) -> None:
 
 def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
     other, renewed = _read(bucket, name)
-    until = renewed + STALE_AFTER
-    if other != holder and datetime.now(UTC) < until:
+    now = datetime.now(UTC)
+    # A clock that was ahead when it wrote must not lock the run until then.
+    if other != holder and now - STALE_AFTER < renewed < now + STALE_AFTER:
+        until = renewed + STALE_AFTER
         raise Refused(
             f"{bucket.url}/runs/{name}: {other} writes this run, and was heard of at {renewed:%H:%M:%S} UTC: stop the run there "
             f"(fab stop), take another name, or, if that machine is gone for good, try again after {until:%H:%M:%S} UTC"
@@ -70,7 +72,10 @@ def _read(bucket: Bucket, name: str) -> tuple[str, datetime]:
     """Holder and time; of no lease, or one that cannot be read, nobody and long ago."""
     try:
         lease = json.loads(bucket.read(_lease(name)) or b"")
-        return str(lease["holder"]), datetime.fromisoformat(lease["renewed"])
+        renewed = datetime.fromisoformat(lease["renewed"])
+        if renewed.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return str(lease["holder"]), renewed
     except (ValueError, KeyError, TypeError):
         return "", datetime.fromtimestamp(0, UTC)
 

@@ -52,8 +52,9 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     there = _manifests(bucket, f"{prefix}/checkpoints", objects)
     _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
     try:
-        (into / "checkpoints").mkdir(parents=True, exist_ok=True)
+        into.mkdir(parents=True, exist_ok=True)
         (into / MARK).write_text(json.dumps({"from": f"{bucket.url}/{prefix}", "beginning": begun}) + "\n")
+        (into / "checkpoints").mkdir(exist_ok=True)
         bucket.fetch(prefix, into, skip=NOT_FILES)
         if checkpoints == "all":
             bucket.fetch(f"{prefix}/job", into / "job")
@@ -86,7 +87,7 @@ def _manifests(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[in
 
 def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest]) -> None:
     """Only an empty folder, this run's own, or one that a pull of it has left unfinished may be pulled into."""
-    if not into.exists() or (into.is_dir() and not any(into.iterdir())):
+    if not into.exists() or (into.is_dir() and _is_empty(into)):
         return
     accepted = "accepted: an empty folder, or one that this run was pulled into before"
     if not into.is_dir():
@@ -104,6 +105,11 @@ def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest
     steps = [checkpoint.step for checkpoint in complete_checkpoints(into / "checkpoints")]
     if steps and max(steps) > max(there, default=-1):
         raise Refused(f"{into}: it is ahead of {source}: it has step {max(steps)}, the bucket {max(there, default='none')}")
+
+
+def _is_empty(into: Path) -> bool:
+    """What a pull or a run that was killed at its very beginning has left counts as nothing."""
+    return {path.name for path in into.iterdir()} <= {MARK, "checkpoints"} and not any((into / "checkpoints").glob("*"))
 
 
 def _pull_checkpoints(bucket: Bucket, prefix: str, into: Path, there: dict[int, Manifest], everything: bool) -> Pulled:

@@ -1,6 +1,7 @@
 """The pusher: a process beside the run that brings what the run has finished to the bucket, and says how that stands."""
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -17,6 +18,7 @@ from training.checkpoints.bucket import Stored, open_bucket
 from training.checkpoints.lease import RENEW_SECONDS, claim_in, holder_of, release_in
 from training.checkpoints.manifest import MANIFEST, Checkpoint, complete_checkpoints
 from training.checkpoints.push_state import (
+    STATE,
     PushState,
     Record,
     Version,
@@ -24,6 +26,7 @@ from training.checkpoints.push_state import (
     failed,
     manifests,
     prune_local,
+    push_state_of,
     read_push_state,
     read_record,
     small_files,
@@ -40,6 +43,8 @@ HELD = ".held"
 LOCK_SECONDS = 600.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 POLL_SECONDS = 1.0
+LONGEST_INTERVAL_SECONDS = 600.0  # the lease is renewed by rounds, and goes stale after 15 minutes
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PushFailed(Failed):
@@ -49,12 +54,13 @@ class PushFailed(Failed):
 class Pusher:
     """Pushes one run. `run` is its directory, `job` the folder of its job, where push.json is written.
 
-    Units: `interval_seconds` from the end of one round to the beginning of the next.
+    Units: `interval_seconds` from the end of one round to the beginning of the next, 10 minutes at most.
     Raises: Refused for a URL that is no bucket, or if gcloud (or rsync) is not installed.
     """
 
     def __init__(self, run: Path, job: Path, bucket_url: str, interval_seconds: float) -> None:
-        self.run, self.job, self.interval_seconds = Path(os.path.abspath(run)), Path(os.path.abspath(job)), interval_seconds
+        self.run, self.job = Path(os.path.abspath(run)), Path(os.path.abspath(job))
+        self.interval_seconds = min(interval_seconds, LONGEST_INTERVAL_SECONDS)
         self.bucket, self.prefix, self.holder = open_bucket(bucket_url), f"runs/{run.name}", holder_of(job)
         known = read_record(self.job)
         same = known is not None and (known.run, known.bucket) == (str(self.run), self.bucket.url)
@@ -148,16 +154,35 @@ class Pusher:
 
     def _round(self) -> None:
         began = time.time()
-        if time.monotonic() - self._renewed > RENEW_SECONDS:
-            claim_in(self.bucket, self.run.name, self.holder)
-            self._renewed = time.monotonic()
+        self._renew()
         beginning = beginning_of(_read(self.run / "run.json"))
         if beginning is not None:
             self._push_checkpoints(beginning)
         self._push_files(beginning)
         self._record = replace(self._record, sent_at=began, failures=0, error=None)
-        self._record.write(self.job)
         self._compared = True
+        self._note()
+
+    def _renew(self) -> None:
+        """Raises: Refused if another machine has taken the lease: from then on it writes the run."""
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            claim_in(self.bucket, self.run.name, self.holder)
+            self._renewed = time.monotonic()
+
+    def _note(self) -> None:
+        """Write push.json; on a full disk make room for it with what has just been pushed.
+
+        Without it the disk guard knows of nothing that may go. What cannot be written all the same is no reason not to push.
+        """
+        for attempt in (1, 2):
+            try:
+                return self._record.write(self.job)
+            except OSError as error:
+                log.warning("push: %s cannot be written: %s", self.job / STATE, error.strerror)
+                if error.errno not in _NO_ROOM or attempt == 2 or not self._compared:
+                    return
+                freed = prune_local(self.run, push_state_of(self._record, self.job))
+                log.warning("push: the disk is full: removed %.3f GiB of checkpoints that the bucket has", freed / 2**30)
 
     # --- checkpoints ---
 
@@ -232,13 +257,15 @@ class Pusher:
                 if stored is not None:  # of another payload
                     self.bucket.remove([f"{there}/{MANIFEST}"])
                     del objects[f"{there}/{MANIFEST}"]
-                self.bucket.send(held, there)
+                self._renew()
+                self.bucket.send(held, there, skip=(MANIFEST,))
                 objects |= (found := self.bucket.listing(there))
                 if not _arrived(wanted, found):
                     self.bucket.remove(found)
                     raise Failed(f"{self.bucket.url}/{there}: what has arrived is not what was sent; the next round sends it again")
                 if beginning_of(_read(self.run / "run.json")) != self._record.beginning:
                     raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+                self._renew()
                 self.bucket.write(f"{there}/{MANIFEST}", manifest)
                 objects[f"{there}/{MANIFEST}"] = Stored(len(manifest), None, 0)  # pruned in this very round if it is rotated away
                 log.info("pushed %s/%s", self.bucket.url, there)
@@ -250,15 +277,20 @@ class Pusher:
         finally:
             shutil.rmtree(self.job / HELD, ignore_errors=True)
         self._record = replace(self._record, sent={**(self._record.sent or {}), name: version})
-        self._record.write(self.job)
+        self._note()
 
     def _hold(self, checkpoint: Checkpoint) -> Path:
-        """Links to the payload, out of the reach of the run."""
+        """Links to the payload, out of the reach of the run; the folder itself where none can be made: disk full, another disk."""
         folder = self.job / HELD / checkpoint.folder.name
         shutil.rmtree(self.job / HELD, ignore_errors=True)
-        for file in checkpoint.manifest.files:
-            (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
-            os.link(checkpoint.folder / file.name, folder / file.name)
+        try:
+            for file in checkpoint.manifest.files:
+                (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
+                os.link(checkpoint.folder / file.name, folder / file.name)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            return checkpoint.folder
         return folder
 
     def _prune(self, objects: dict[str, Stored]) -> None:
@@ -271,15 +303,16 @@ class Pusher:
         safe = sorted(name for name in local if name in sent)
         if not safe or safe[-1] != max(local):
             return
-        root, left = f"{self.prefix}/checkpoints/", steps_left_to_bucket(self.run)
-        gone = []
+        root = f"{self.prefix}/checkpoints/"
+        gone: dict[str, int] = {}
         for name in objects:
             folder = name.removeprefix(root).partition("/")[0]
             step = folder.removeprefix("step=")
             if name.startswith(f"{root}step=") and step.isdecimal() and f"checkpoints/{folder}/" < safe[-1]:
-                if int(step) not in left and not (self.run / "checkpoints" / folder).exists():
-                    gone.append(name)
-        self._remove(gone)
+                if not (self.run / "checkpoints" / folder).exists():
+                    gone[name] = int(step)
+        left = steps_left_to_bucket(self.run)  # after the look at the folders: the disk guard may have been at work meanwhile
+        self._remove(name for name, step in gone.items() if step not in left)
 
     def _remove(self, names: Iterator[str] | list[str]) -> None:
         """Manifests first: what is half removed must not count."""
@@ -296,23 +329,39 @@ class Pusher:
             files = {name: path for name, path in files.items() if name.startswith("job/")}
         outgoing = self.job / ".outgoing"
         shutil.rmtree(outgoing, ignore_errors=True)
-        copied = {}
+        copied: dict[str, Version] = {}
+        in_memory: dict[str, bytes] = {}
         for name, path in files.items():
             with contextlib.suppress(FileNotFoundError):
                 version = Version.of(path)
                 if not self._compared or sent.get(name) != version:
-                    (outgoing / name).parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copyfile(path, outgoing / name)
-                    os.utime(outgoing / name, ns=(version.mtime_ns, version.mtime_ns))
+                    if not _copy(path, outgoing / name, version):
+                        in_memory[name] = path.read_bytes()
                     copied[name] = version
         if beginning is not None and beginning_of(_read(self.run / "run.json")) != beginning:
             raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
         if copied:
             self.bucket.send(outgoing, self.prefix)
             shutil.rmtree(outgoing, ignore_errors=True)
+        for name, content in in_memory.items():
+            self.bucket.write(f"{self.prefix}/{name}", content)
         gone = [name for name in sent if name not in files and not name.endswith(f"/{MANIFEST}")] if beginning is not None else []
         self.bucket.remove([f"{self.prefix}/{name}" for name in gone])
         self._record = replace(self._record, sent={n: v for n, v in {**sent, **copied}.items() if n not in gone})
+
+
+def _copy(path: Path, to: Path, version: Version) -> bool:
+    """Copy a file; False, and nothing left of it, if the disk is full."""
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, to)
+        os.utime(to, ns=(version.mtime_ns, version.mtime_ns))
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        to.unlink(missing_ok=True)
+        return False
+    return True
 
 
 def _payload(folder: Path, checkpoint: Checkpoint) -> dict[str, str] | None:

@@ -88,8 +88,11 @@ def read_record(job: Path) -> Record | None:
 def read_push_state(job: Path) -> PushState | None:
     """How the pushing of a job stands now; None before the first round."""
     record = read_record(job)
-    if record is None:
-        return None
+    return None if record is None else push_state_of(record, job)
+
+
+def push_state_of(record: Record, job: Path) -> PushState:
+    """How the pushing stands by this record."""
     run, sent = Path(record.run), record.sent or {}
     steps = set(steps_left_to_bucket(run))
     oldest: float | None = None
@@ -117,7 +120,10 @@ def read_push_state(job: Path) -> PushState | None:
 
 
 def small_files(run: Path, job: Path) -> dict[str, Path]:
-    """All that is pushed and is no checkpoint, by name below runs/NAME; what is hidden is still being written, or not meant."""
+    """All that is pushed and is no checkpoint, by name below runs/NAME; what is hidden is still being written, or not meant.
+
+    A link to a file counts as the file; a link to a folder is not followed.
+    """
     found = {f"job/{name}": job / name for name in JOB_FILES if (job / name).is_file()}
     for folder, folders, names in os.walk(run):
         inside = Path(folder).relative_to(run)
@@ -125,7 +131,7 @@ def small_files(run: Path, job: Path) -> dict[str, Path]:
         folders[:] = [name for name in folders if name not in skip and not name.startswith(".")]
         for name in names:
             path = Path(folder) / name
-            if name not in skip and not name.startswith(".") and path.is_file() and not path.is_symlink():
+            if name not in skip and not name.startswith(".") and path.is_file():
                 found[str(inside / name)] = path
     return found
 
@@ -147,7 +153,8 @@ def beginning_of(text: bytes | str | None) -> str | None:
 def prune_local(run: Path, state: PushState, keep: int = 1) -> int:
     """Take checkpoints that are safe in the bucket off this disk, to make room; the bucket keeps them.
 
-    The newest `keep` stay, and the best by validation: it becomes model.pt, and what comes later is compared with it.
+    The newest `keep` stay, and the best by validation: it becomes model.pt, and what comes later is compared with it. The manifest
+    becomes the mark without which the bucket's copy is pruned too: a full disk may have no room for a new file.
 
     Returns: bytes freed.
     """
@@ -157,8 +164,10 @@ def prune_local(run: Path, state: PushState, keep: int = 1) -> int:
     for checkpoint in complete[: max(0, len(complete) - keep)]:
         if checkpoint.step not in state.safe_steps or checkpoint is chosen:
             continue
-        (run / "checkpoints" / f".{folder_of(checkpoint.step)}.in_bucket").touch()  # first: without it the bucket's is pruned too
-        (checkpoint.folder / MANIFEST).unlink(missing_ok=True)
+        try:
+            (checkpoint.folder / MANIFEST).rename(run / "checkpoints" / f".{folder_of(checkpoint.step)}.in_bucket")
+        except OSError:  # rotated away, or removed by another guard
+            continue
         shutil.rmtree(checkpoint.folder, ignore_errors=True)
         freed += sum(file.size for file in checkpoint.manifest.files)
     return freed

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -169,7 +171,27 @@ class CellSetsDataModule(L.LightningDataModule):
             prefetch_factor=self._config.prefetch_batches if workers else None,
             pin_memory=self._pin_memory,
             multiprocessing_context=WORKER_START if workers else None,
+            worker_init_fn=_end_with_the_run,
         )
+
+
+def _end_with_the_run(worker: int) -> None:
+    """Let a worker heed no Ctrl-C, and no SIGTERM but the run's own.
+
+    A machine that shuts down sends SIGTERM to every process, and a run whose workers die saves no checkpoint. Ignored altogether it
+    would hang a run that exits with workers left: multiprocessing tells them to end, and waits.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_hear_the_run, daemon=True).start()
+
+
+def _hear_the_run() -> None:
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
 
 
 def _or_refusal(maker: BatchMaker, sets: list[CellSet], with_control_genes: bool) -> Item:

@@ -122,6 +122,20 @@ def test_another_folder_is_refused_and_not_touched(run, pushed, tmp_path):
         pull_run(pushed.url, "a", run.path, checkpoints="newest")
 
 
+def test_a_pull_or_a_run_that_was_killed_at_its_very_beginning_is_no_obstacle(pushed, tmp_path):
+    for name, text in (("nothing", None), ("half", '{"from": "fi'), ("empty", "")):
+        into = tmp_path / name
+        (into / "checkpoints").mkdir(parents=True)
+        if text is not None:
+            (into / ".pull.json").write_text(text)
+
+        assert pull_run(pushed.url, "a", into, checkpoints="newest").steps == (20, 40)
+
+    (tmp_path / "other/checkpoints" / folder_of(10)).mkdir(parents=True)
+    with pytest.raises(Refused, match="not empty"):
+        pull_run(pushed.url, "a", tmp_path / "other", checkpoints="newest")
+
+
 def test_a_run_that_the_bucket_does_not_have_is_refused(pushed, tmp_path):
     with pytest.raises(Refused, match="it has no run b"):
         pull_run(pushed.url, "b", tmp_path / "fresh", checkpoints="newest")
@@ -185,7 +199,14 @@ def test_a_stale_lease_or_a_broken_one_can_be_taken(folder_place):
     lease = folder_place.run() / "lease.json"
     lease.parent.mkdir(parents=True)
     long_ago = (datetime.now(UTC) - timedelta(minutes=16)).isoformat()
-    for text in (json.dumps({"holder": "one", "renewed": long_ago}), "half of a le", "[]"):
+    next_year = (datetime.now(UTC) + timedelta(days=365)).isoformat()  # by a clock that was wrong
+    for renewed in (long_ago, next_year, datetime.now().isoformat(), "9999-12-31T23:59:59-12:00"):
+        lease.write_text(json.dumps({"holder": "one", "renewed": renewed}))
+
+        claim(folder_place.url, "a", "two")
+
+        assert json.loads(lease.read_text())["holder"] == "two"
+    for text in ("half of a le", "[]"):
         lease.write_text(text)
 
         claim(folder_place.url, "a", "two")

@@ -7,7 +7,8 @@ import time
 import pytest
 
 from tests.training.checkpoints.conftest import Run
-from training.checkpoints.lease import claim, holder_of
+from training.checkpoints import push as module
+from training.checkpoints.lease import RENEW_SECONDS, STALE_AFTER, claim, holder_of
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints, folder_of
 from training.checkpoints.push import Pusher, PushFailed, prune_local, read_push_state
 
@@ -313,3 +314,38 @@ def test_checkpoints_that_rotate_faster_than_they_are_sent_arrive_all_the_same(r
     push.once()
     assert folder_place.steps() == [20]
     assert not (run.job / ".held").exists()
+
+
+def test_a_machine_that_has_lost_its_lease_during_an_upload_stops_there(run, folder_place, monkeypatch):
+    run.begin().save(10)
+    push = pusher(run, folder_place)
+    send = push.bucket.send
+
+    def slowly(folder, prefix, skip=()):
+        send(folder, prefix, skip)
+        (folder_place.run() / "lease.json").unlink()
+        claim(folder_place.url, "a", "another machine")
+
+    monkeypatch.setattr(module, "RENEW_SECONDS", -1.0)
+    monkeypatch.setattr(push.bucket, "send", slowly)
+    with pytest.raises(PushFailed, match="another machine writes this run"):
+        push.once()
+
+    assert folder_place.steps() == []
+
+
+def test_rounds_are_near_enough_to_each_other_to_keep_the_lease(run, folder_place):
+    assert pusher(run, folder_place, 4000).interval_seconds + RENEW_SECONDS <= STALE_AFTER.total_seconds()
+
+
+def test_a_link_to_a_file_is_pushed_as_the_file(run, folder_place, tmp_path):
+    run.begin()
+    (tmp_path / "best.csv").write_text("1,2\n")
+    (run.path / "evaluation.csv").symlink_to(tmp_path / "best.csv")
+    (run.path / "dangling").symlink_to(tmp_path / "none")
+
+    pusher(run, folder_place).once()
+
+    assert (folder_place.run() / "evaluation.csv").read_text() == "1,2\n"
+    assert not (folder_place.run() / "evaluation.csv").is_symlink()
+    assert state_of(run).complete

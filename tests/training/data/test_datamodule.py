@@ -1,3 +1,5 @@
+import multiprocessing
+import subprocess
 from pathlib import Path
 
 import anndata
@@ -135,6 +137,30 @@ def test_a_refusal_in_a_worker_is_one_message_without_a_traceback(here, num_work
     with pytest.raises(Refused, match=r"^one\.h5ad: .*row \d+.*$") as refusal:
         list(data.train_dataloader())
     assert "Traceback" not in str(refusal.value)
+
+
+def test_workers_outlive_the_shutdown_of_the_machine_and_end_when_the_run_says_so(here):
+    """Shutdown sends SIGTERM to every process, Ctrl-C goes to all of a terminal: the run must still get its batches."""
+    whole = list(make()[1].train_dataloader())
+    batches = iter(make(num_workers=2, prefetch_batches=1)[1].train_dataloader())
+    first = [next(batches) for _ in range(3)]  # both workers have begun
+    workers = multiprocessing.active_children()
+    for name in ("TERM", "INT"):
+        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+
+    rest = list(batches)
+
+    assert len(workers) == 2
+    assert all(equal(a, b) for a, b in zip(whole, [*first, *rest], strict=True))
+    batches = iter(make(num_workers=2)[1].train_dataloader())
+    next(batches)
+    next(batches)
+    for worker in multiprocessing.active_children():
+        worker.terminate()  # as multiprocessing ends what is left when the run exits
+        worker.join(10)
+        assert worker.exitcode == 0
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        list(batches)
 
 
 def test_a_run_that_cannot_be_trained_is_refused_when_it_is_put_together(here):
