@@ -246,7 +246,14 @@ def test_results_come_from_the_bucket_too_and_never_over_something_else(laptop, 
 
 
 def test_a_pull_of_a_living_run_whose_checkpoints_rotate(laptop, tmp_path):
-    often = ("--set", "trainer.max_steps=1000000", "--set", "trainer.val_every_steps=1000000", "--set", "checkpoints.every_steps=50")
+    often = (
+        "--set",
+        "trainer.max_steps=1000000",
+        "--set",
+        "trainer.val_every_steps=1000000",
+        "--set",
+        "checkpoints.every_steps=50",
+    )
     laptop.fab("train", "--run", laptop.run_file("rotating"), *often)
     laptop.wait_for("rotating", "running")
     until = time.monotonic() + 60

@@ -2,7 +2,9 @@
 
 import argparse
 import logging
+import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -75,12 +77,15 @@ def _say(text: str, stream: TextIO | None = None) -> None:
 
 
 def _supervise(chosen: argparse.Namespace) -> int:
+    from training.supervision.processes import age_of
+    from training.supervision.staging import is_staged
     from training.supervision.supervisor import supervise
 
     staged: Path | None = chosen.staged
-    if chosen.boot and staged is not None and not staged.exists():  # a systemd unit says both: it was taken at an earlier start
+    if chosen.boot and staged is not None and not is_staged(staged):  # a systemd unit says both: it was taken at an earlier start
         staged = None
-    return supervise(chosen.root, chosen.name, by_boot=chosen.boot and staged is None, staged=staged)
+    said = time.time() - age_of(os.getpid())
+    return supervise(chosen.root, chosen.name, by_boot=chosen.boot and staged is None, staged=staged, since=said)
 
 
 def _push(chosen: argparse.Namespace) -> int:

@@ -4,26 +4,31 @@ import logging
 import os
 import signal
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 
+from training.checkpoints.lease import holder_of, release
 from training.checkpoints.progress_file import read_progress
 from training.checkpoints.push import Pusher, PushFailed
 from training.checkpoints.push_state import read_push_state
 from training.refusal import Failed, Refused
 from training.supervision.idle import idle_file
-from training.supervision.job import Job, JobPaths, job_names, own_command, read_job
-from training.supervision.processes import end_orphan, living, start_detached, wait_until
+from training.supervision.job import Job, JobPaths, job_names, own_command, read_job, read_jobs
+from training.supervision.processes import end_orphan, held, living, start_detached, wait_until
 from training.supervision.staging import wait_until_taken
-from training.supervision.state import FINAL, newest_step, read_state, total_steps
+from training.supervision.state import FINAL, Phase, newest_step, read_state, total_steps, write_state
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 3600.0
-APPEAR_SECONDS = 15.0
+APPEAR_SECONDS = 60.0
+BROUGHT = ".brought"  # in a folder that a laptop has brought (bootstrap/steps.py), and has
 PUSH_ATTEMPTS = 5
 PUSH_PAUSE_SECONDS = 5.0
 RUN_END_SECONDS = 60.0
+PUSHER_END_SECONDS = 10.0
+GIVE_UP_SECONDS = 15.0
 TAIL_LINES = 20
 
 
@@ -33,20 +38,25 @@ def boot(root: Path) -> list[str]:
     Returns: what was started.
     """
     started = []
-    for name in job_names(root):
-        paths = JobPaths(root.absolute(), name)
-        try:
-            job = read_job(paths)
-        except Refused as refusal:
-            log.warning("%s", refusal)
-            continue
+    jobs, broken = read_jobs(root)
+    for refusal in broken.values():
+        log.warning("%s", refusal)
+    for paths, job in jobs:
         if _has_work_left(paths, job) and living(paths.pid_file) is None:
-            start_detached(own_command(paths.root, "supervise", name, "--boot"), paths.code, paths.log)
-            started.append(name)
+            _start(own_command(paths.root, "supervise", paths.name, "--boot"), paths.code, paths.log)
+            started.append(paths.name)
     if idle_file(root).exists():
-        start_detached(own_command(root.absolute(), "idle-guard"), root / "code", root / "idle.log")
+        _start(own_command(root.absolute(), "idle-guard"), root / "code", root / "idle.log")
         started.append("idle-guard")
     return started
+
+
+def _start(command: list[str], cwd: Path, log_file: Path) -> None:
+    try:
+        start_detached(command, cwd, log_file)
+    except OSError as error:  # on a full disk a log that is not there yet cannot be made
+        log.warning("%s", error)
+        start_detached(command, cwd, Path(os.devnull))
 
 
 def _has_work_left(paths: JobPaths, job: Job) -> bool:
@@ -72,13 +82,26 @@ def stop(root: Path, name: str, seconds: float = STOP_SECONDS) -> str:
     """
     paths = JobPaths(root.absolute(), name)
     job = read_job(paths)
-    paths.stopped.touch()
-    _end(paths)
-    _bring_to_bucket(paths, job, seconds)
-    step = f"{name}: stopped at step {newest_step(paths)} of {total_steps(paths.run) or 'an unknown number'}"
+    _touch(paths.stopped)
+    with ExitStack() as lock:
+        is_late = not _end(paths, lock, seconds)
+        if is_late and not _end_at_once(paths, lock):
+            raise Failed(f"{name}: its supervisor does not end, and may go on: NOT safe to destroy")
+        _close(paths, "stopped", "by the user")
+        step = f"{name}: stopped at step {newest_step(paths)} of {total_steps(paths.run) or 'an unknown number'}{_lost(paths)}"
+        if is_late and not is_safe(paths, job, without_bucket=True):
+            raise Failed(f"{step}; NOT safe to destroy: its bucket has not got everything in {seconds:g} s: {_push_error(paths)}")
+        _bring_to_bucket(paths, job)
     if job.bucket is None:
         return f"{step}; it has no bucket: {paths.run} is on this disk alone, and NOT safe if the disk is destroyed"
     return f"{step}; everything is in {job.bucket}/runs/{name}: safe to destroy"
+
+
+def _lost(paths: JobPaths) -> str:
+    progress, saved = read_progress(paths.run), newest_step(paths)
+    if progress is None or progress.step <= saved:
+        return ""
+    return f" (it had reached {progress.step}, and was killed before it could save that)"
 
 
 def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
@@ -86,48 +109,111 @@ def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
 
     Raises: Failed, naming each job that is not safe.
     """
-    jobs = [(JobPaths(root.absolute(), name), read_job(JobPaths(root, name))) for name in job_names(root)]
-    for paths, _ in jobs:
-        _end(paths)
-    names = {job.name for _, job in jobs}
-    strays = sorted(path for path in (root / "runs").glob("[!.]*") if path.is_dir() and path.name not in names)
+    jobs, broken = read_jobs(root)
+    known = [JobPaths(root.absolute(), name) for name in job_names(root)]
+    for paths in known:  # all at once: each takes a while
+        _tell(paths)
+    runs = {paths.run.name for paths in known}
+    others = [path for path in (root / "runs").glob("[!.]*") if path.name not in runs or not path.is_dir()]
+    strays = sorted(path for path in others if not (path / BROUGHT).exists())
     unsafe = [f"{path}: belongs to no job, and is on this disk alone" for path in strays]
-    for paths, job in jobs:
-        try:
-            _bring_to_bucket(paths, job, seconds)
-            if job.bucket is None:
-                unsafe.append(f"{job.name}: has no bucket: {paths.run} is on this disk alone")
-        except Failed as error:
-            unsafe.append(str(error))
+    unsafe += [f"{why} (its run is on this disk alone)" for why in broken.values()]
+    with ExitStack() as locks:
+        for paths, job in jobs:
+            try:
+                if not _end(paths, locks, seconds):
+                    raise Failed(f"{job.name}: its supervisor has not ended within {seconds:g} seconds: {_push_error(paths)}")
+                _close(paths, "interrupted", "by the last sync; `train` or the boot hook goes on from the newest checkpoint")
+                _bring_to_bucket(paths, job)
+                if job.bucket is None:
+                    unsafe.append(f"{job.name}: has no bucket: {paths.run} is on this disk alone")
+            except (Refused, Failed, OSError) as error:
+                unsafe.append(str(error))
     if unsafe:
         raise Failed("; ".join(unsafe))
     return f"everything of {len(jobs)} jobs is in its bucket" if jobs else "no job was ever started here"
 
 
-def _end(paths: JobPaths) -> None:
-    """Tell the supervisor to end its run; where there is none, end what it has left."""
-    pid = living(paths.pid_file)
-    if pid is not None:
+def _tell(paths: JobPaths) -> None:
+    if (pid := living(paths.pid_file)) is not None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    else:
-        end_orphan(paths.run_pid_file, RUN_END_SECONDS)
 
 
-def _bring_to_bucket(paths: JobPaths, job: Job, seconds: float) -> None:
-    """Wait for the supervisor, which pushes before it ends; push what is left without one."""
-    if not wait_until(lambda: living(paths.pid_file) is None, seconds, every=0.2):
-        raise Failed(f"{job.name}: its supervisor has not ended within {seconds:g} seconds: {_push_error(paths)}")
-    if job.bucket is None or is_safe(paths, job):
+def _end(paths: JobPaths, lock: ExitStack, seconds: float) -> bool:
+    """Have the supervisor end its run, push and end; then hold its lock in `lock`, so that nobody starts the job meanwhile.
+
+    The lock says whether it lives, and not the pid file: one that has just begun has none yet. What it has left is ended.
+
+    Returns: whether it ended within `seconds`.
+    """
+
+    def is_ours() -> bool:
+        try:
+            lock.enter_context(held(paths.lock, "it lives"))
+        except Refused:
+            _tell(paths)
+            return False
+        return True
+
+    if not wait_until(is_ours, seconds, every=0.2):
+        return False
+    end_orphan(paths.run_pid_file, RUN_END_SECONDS)
+    end_orphan(paths.pusher_pid_file, PUSHER_END_SECONDS)
+    return True
+
+
+def _end_at_once(paths: JobPaths, lock: ExitStack) -> bool:
+    """A supervisor pushes until everything is safe, which may be never.
+
+    Returns: whether it has ended now.
+    """
+    _touch(paths.given_up)
+    has_ended = _end(paths, lock, GIVE_UP_SECONDS)
+    if not has_ended and (pid := living(paths.pid_file)) is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        has_ended = _end(paths, lock, GIVE_UP_SECONDS)
+    paths.given_up.unlink(missing_ok=True)
+    return has_ended
+
+
+def _touch(path: Path) -> None:
+    try:
+        path.touch()
+    except OSError as error:  # a full disk
+        log.warning("%s: %s", path, error)
+
+
+def _close(paths: JobPaths, phase: Phase, reason: str) -> None:
+    """A supervisor that was killed left its last word open; the bucket is to have a true one."""
+    state = read_state(paths)
+    if state is None or state.phase in FINAL or state.phase == phase:
+        return
+    write_state(paths, replace(state, phase=phase, reason=reason))
+
+
+def _bring_to_bucket(paths: JobPaths, job: Job) -> None:
+    """Push what is left without a supervisor, and give the lease back."""
+    if job.bucket is None:
         return
     pusher = Pusher(paths.run, paths.folder, job.bucket, job.push_interval_seconds)
     for attempt in range(1, PUSH_ATTEMPTS + 1):
+        if is_safe(paths, job):
+            break
         try:
-            return pusher.once()
+            pusher.once()
+            break
         except PushFailed as error:
             if attempt == PUSH_ATTEMPTS:
                 raise Failed(f"{job.name}: not everything is in {job.bucket}: {error}") from None
         time.sleep(PUSH_PAUSE_SECONDS)
+    _release(paths, job.bucket)
+
+
+def _release(paths: JobPaths, bucket: str) -> None:
+    with suppress(Refused, Failed):  # it goes stale by itself
+        release(bucket, paths.name, holder_of(paths.folder))
 
 
 def _push_error(paths: JobPaths) -> str:
@@ -205,4 +291,5 @@ def push(root: Path, name: str, only_the_rest: bool) -> int:
             time.sleep(pause)
             pause = min(300.0, 2 * pause)
         else:
+            _release(paths, job.bucket)
             return 0

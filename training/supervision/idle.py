@@ -11,14 +11,17 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from training.checkpoints.push_state import read_push_state
 from training.refusal import Refused
 from training.supervision.job import JobPaths, job_names
-from training.supervision.processes import held, living, write_json
+from training.supervision.processes import held, living, try_to_write_json, write_json
+from training.supervision.state import FINAL, read_state
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 20.0
 COMMAND_SECONDS = 60.0
+IN_VAIN_SECONDS = 2 * 3600.0
 POWER_OFF = ("sudo", "-n", "shutdown", "-h", "now")
 
 
@@ -74,10 +77,7 @@ def read_idle_state(root: Path) -> IdleState | None:
 
 
 def guard(root: Path, every_seconds: float = EVERY_SECONDS) -> None:
-    """Look every `every_seconds`, until idle.json is gone. One guard at a time: a second one ends at once.
-
-    Raises: Refused for an idle.json that says something else.
-    """
+    """Look every `every_seconds`, until idle.json is gone. One guard at a time: a second one ends at once."""
     try:
         with held(root / "idle.lock", "another guard"):
             _guard(root, every_seconds)
@@ -87,19 +87,28 @@ def guard(root: Path, every_seconds: float = EVERY_SECONDS) -> None:
 
 
 def _guard(root: Path, every_seconds: float) -> None:
+    """Nothing ends it but the user: without a guard the machine costs money for ever."""
     idle_since: float | None = None
     began = 0.0  # by the monotonic clock: that of the machine may jump after a boot
-    while (rule := read_rule(root)) is not None:
-        used = used_by(root)
+    rule: IdleRule | None = None
+    while idle_file(root).exists():
+        error = ""
+        try:
+            rule = read_rule(root) or rule
+        except Refused as refusal:  # the last good rule stays
+            error = str(refusal)
+        try:
+            used = used_by(root)
+        except (OSError, ValueError, RuntimeError) as failure:
+            used, error = "unknown", f"{type(failure).__name__}: {failure}"
         if used is not None:
             idle_since = None
         elif idle_since is None:
             idle_since, began = time.time(), time.monotonic()
-        error = ""
-        if idle_since is not None and time.monotonic() - began >= rule.minutes * 60:
+        if rule is not None and idle_since is not None and time.monotonic() - began >= rule.minutes * 60:
             log.info("idle for %g minutes: %s", rule.minutes, " ".join(rule.command))
-            error = _power_off(rule)
-        write_json(root / "idle-state.json", asdict(IdleState(time.time(), idle_since, error)))
+            error = _power_off(rule) or error
+        try_to_write_json(root / "idle-state.json", asdict(IdleState(time.time(), idle_since, error)))
         time.sleep(every_seconds)
 
 
@@ -115,12 +124,26 @@ def _power_off(rule: IdleRule) -> str:
 
 
 def used_by(root: Path) -> str | None:
-    """What keeps the machine in use, in words; None if nothing does. A job that only pushes has a living supervisor too."""
+    """What keeps the machine in use, in words; None if nothing does.
+
+    A job that only pushes counts, until that has been in vain for hours.
+    """
     for name in job_names(root):
-        if living(JobPaths(root, name).pid_file) is not None or living(JobPaths(root, name).run_pid_file) is not None:
+        paths = JobPaths(root, name)
+        if living(paths.run_pid_file) is not None or (living(paths.pid_file) is not None and not _pushes_in_vain(paths)):
             return f"job {name}"
     sessions = ssh_sessions()
     return f"SSH: {sessions[0]}" if sessions else None
+
+
+def _pushes_in_vain(paths: JobPaths) -> bool:
+    """Whether the run ended hours ago, and its bucket does not take what is left. The disk keeps it."""
+    state = read_state(paths)
+    if state is None or state.phase not in (*FINAL, "interrupted"):
+        return False
+    pushed = read_push_state(paths.folder)
+    has_failed = pushed is None or pushed.failures > 0
+    return has_failed and time.time() - (paths.folder / "state.json").stat().st_mtime > IN_VAIN_SECONDS
 
 
 def ssh_sessions(proc: Path = Path("/proc")) -> list[str]:

@@ -77,6 +77,11 @@ class JobPaths:
         return self.folder / "stopped"
 
     @property
+    def given_up(self) -> Path:
+        """Present: nobody waits any longer for the supervisor to have pushed everything."""
+        return self.folder / "given-up"
+
+    @property
     def run(self) -> Path:
         """The run directory."""
         return self.root / "runs" / self.name
@@ -137,8 +142,25 @@ def read_job(paths: JobPaths) -> Job:
 
 
 def job_names(root: Path) -> list[str]:
-    """Names of the jobs below `root`, in order."""
-    return sorted(path.parent.name for path in (root / "jobs").glob("*/job.json"))
+    """Names of the jobs below `root`, in order. A folder that cannot be one is passed over."""
+    return [name for name in _folders(root) if re.match(NAME, name)]
+
+
+def read_jobs(root: Path) -> tuple[list[tuple[JobPaths, Job]], dict[str, str]]:
+    """All jobs, and what is wrong with those that cannot be read, by name: a neighbour's slip stops nobody else."""
+    found, broken = [], {}
+    for name in _folders(root):
+        try:
+            paths = JobPaths(root.absolute(), name)
+            found.append((paths, read_job(paths)))
+        except Refused as refusal:
+            broken[name] = str(refusal)
+    return found, broken
+
+
+def _folders(root: Path) -> list[str]:
+    """What is hidden is not meant."""
+    return sorted(path.parent.name for path in (root / "jobs").glob("[!.]*/job.json"))
 
 
 def environment_of(paths: JobPaths, job: Job) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import ctypes
 import fcntl
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.refusal import Refused
+
+log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)  # opened here: between fork and exec nothing may be loaded
@@ -45,7 +48,7 @@ def process_of(pid: int) -> Process | None:
 def write_pid_file(path: Path, pid: int) -> None:
     """Say which process it is."""
     if (process := process_of(pid)) is not None:
-        write_json(path, asdict(process))
+        try_to_write_json(path, asdict(process))
 
 
 def living(path: Path) -> int | None:
@@ -63,6 +66,21 @@ def write_json(path: Path, values: object) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
     partial.rename(path)
+
+
+def try_to_write_json(path: Path, values: object) -> None:
+    """Write a file whole, or say that it could not be: a full disk must not end who watches it."""
+    try:
+        write_json(path, values)
+    except OSError as error:
+        log.warning("%s: not written: %s", path, error)
+
+
+def age_of(pid: int) -> float:
+    """Seconds that a living process has lived."""
+    process = process_of(pid)
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    return 0.0 if process is None else max(0.0, uptime - process.started / os.sysconf("SC_CLK_TCK"))
 
 
 @contextmanager

@@ -15,7 +15,8 @@ class JobStatus:
 
     name: str
     phase: str
-    """new, starting, running, stopping, pushing, stopped, interrupted, finished, failed, or dead: its supervisor is gone."""
+    """new, starting, running, stopping, pushing, stopped, interrupted, finished, failed, dead: its supervisor is gone, or broken:
+    it cannot be read."""
     reason: str
     step: int
     total_steps: int | None

@@ -4,6 +4,7 @@ So of two laptops that start the same run one wins with its own files, and the o
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from training.refusal import Failed, Refused
@@ -15,34 +16,59 @@ REFUSED = "refused"
 
 
 def take(paths: JobPaths, staged: Path) -> None:
-    """Make the files of `staged` those of the job; the lock is held.
+    """Make the files of `staged` those of the job; the lock is held. Said again after a kill, it finishes what it began.
 
     Raises: Refused if there are none.
     """
-    missing = [name for name in FILES if not (staged / name).is_file()]
-    if missing:
-        raise Refused(f"{staged}: has no {missing[0]}")
+    taken = _taken(staged)
+    if not taken.exists():
+        missing = [name for name in FILES if not (staged / name).is_file()]
+        if missing:
+            raise Refused(f"{staged}: has no {missing[0]}")
+        staged.rename(taken)  # from here on nobody can withdraw it
     for name in FILES:
-        (staged / name).replace(paths.folder / name)
-    shutil.rmtree(staged)
+        with suppress(FileNotFoundError):
+            (taken / name).replace(paths.folder / name)
+    shutil.rmtree(taken)
+
+
+def is_staged(staged: Path) -> bool:
+    """Whether there is still something to take."""
+    return staged.exists() or _taken(staged).exists()
 
 
 def turn_away(staged: Path, why: str) -> None:
     """Tell whoever waits for `staged` to be taken that it will not be."""
-    if staged.is_dir():
-        (staged / REFUSED).write_text(why)
+    partial = staged / f".{REFUSED}.partial"
+    with suppress(FileNotFoundError):
+        partial.write_text(why)
+        partial.rename(staged / REFUSED)
 
 
 def wait_until_taken(staged: Path, seconds: float) -> None:
-    """Wait for a supervisor to take `staged`.
+    """Wait for a supervisor to take `staged`; who gives up withdraws it, so that it does not train later with nobody looking.
 
     Raises: Refused if it was turned away; Failed if nobody came within `seconds`.
     """
     said = staged / REFUSED
-    wait_until(lambda: said.exists() or not staged.exists(), seconds)
+    if not wait_until(lambda: said.exists() or not is_staged(staged), seconds) and _withdraw(staged):
+        raise Failed(f"{staged}: no supervisor took it within {seconds:g} seconds; it is withdrawn")
     if said.exists():
         why = said.read_text()
         shutil.rmtree(staged)
         raise Refused(why)
-    if staged.exists():
-        raise Failed(f"{staged}: no supervisor took it within {seconds:g} seconds")
+
+
+def _withdraw(staged: Path) -> bool:
+    """Whether nobody was quicker."""
+    withdrawn = staged.with_name(f"{staged.name}.withdrawn")
+    try:
+        staged.rename(withdrawn)
+    except FileNotFoundError:
+        return False
+    shutil.rmtree(withdrawn)
+    return True
+
+
+def _taken(staged: Path) -> Path:
+    return staged.with_name(f"{staged.name}.taken")

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from training.checkpoints.manifest import complete_checkpoints
 from training.supervision.job import Job, JobPaths
-from training.supervision.processes import write_json
+from training.supervision.processes import try_to_write_json
 
 Phase = Literal["starting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
 Ending = Literal["", "finished", "stopped", "preempted", "no space", "refused", "crashed", "hung", "rebooted", "unsupervised"]
@@ -84,8 +84,8 @@ def read_state(paths: JobPaths) -> State | None:
 
 
 def write_state(paths: JobPaths, state: State) -> None:
-    """Put state.json in place, whole."""
-    write_json(paths.folder / "state.json", asdict(state))
+    """Put state.json in place, whole; on a full disk it stays as it was."""
+    try_to_write_json(paths.folder / "state.json", asdict(state))
 
 
 def now() -> str:

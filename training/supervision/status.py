@@ -14,7 +14,7 @@ from training.checkpoints.progress_file import Progress, read_progress
 from training.checkpoints.push_state import PushState, read_push_state
 from training.refusal import Refused
 from training.supervision.idle import can_power_off, guard_is_alive, read_idle_state, read_rule, used_by
-from training.supervision.job import JobPaths, job_names, read_job
+from training.supervision.job import JobPaths, read_job, read_jobs
 from training.supervision.processes import living
 from training.supervision.report import GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
 from training.supervision.state import FINAL, Start, State, read_state, total_steps
@@ -28,9 +28,13 @@ def status(root: Path, name: str | None = None) -> Status:
 
     Raises: Refused if `name` is no job here.
     """
-    names = job_names(root) if name is None else [name]
-    jobs = tuple(job_status(JobPaths(root.absolute(), one)) for one in names)
-    return Status(_iso(time.time()) or "", jobs, machine_status(root))
+    if name is not None:
+        jobs = [job_status(JobPaths(root.absolute(), name))]
+    else:
+        found, broken = read_jobs(root)
+        jobs = [*(job_status(paths) for paths, _ in found), *(_broken(one, why) for one, why in broken.items())]
+        jobs.sort(key=lambda job: job.name)
+    return Status(_iso(time.time()) or "", tuple(jobs), machine_status(root))
 
 
 def job_status(paths: JobPaths) -> JobStatus:
@@ -72,6 +76,15 @@ def job_status(paths: JobPaths) -> JobStatus:
         supervisor_pid=supervisor,
         run_pid=run_pid,
     )
+
+
+def _broken(name: str, why: str) -> JobStatus:
+    return JobStatus(
+        name=name, phase="broken", reason=why, step=0, total_steps=None, activity=None, loss=None, cells_per_second=None,
+        data_wait_fraction=None, eta_seconds=None, checkpoint_step=None, checkpoint_age_seconds=None, bucket=None,
+        push_lag_seconds=None, push_last_success=None, push_error=None, safe_steps=(), is_safe=False, restarts=0,
+        started_at=None, run_seconds=0.0, error_tail="", supervisor_pid=None, run_pid=None,
+    )  # fmt: skip
 
 
 def _phase(paths: JobPaths, state: State, supervisor: int | None, nothing_to_push: bool) -> tuple[str, str]:
@@ -146,7 +159,7 @@ def _idle(root: Path) -> IdleStatus | None:
     try:
         rule = read_rule(root)
     except Refused as refusal:
-        return IdleStatus(0.0, False, None, None, False, str(refusal))
+        return IdleStatus(0.0, guard_is_alive(root), None, None, False, str(refusal))
     if rule is None:
         return None
     seen, alive = read_idle_state(root), guard_is_alive(root)

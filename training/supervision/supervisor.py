@@ -2,13 +2,14 @@
 
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Literal
@@ -19,8 +20,10 @@ from training.checkpoints.pull import MARK as PULL_MARK
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.refusal import Failed, Refused
+from training.supervision.begun import began_as, has_other_length, holds_files
 from training.supervision.bucket_side import BucketSide
 from training.supervision.disk import DiskGuard
+from training.supervision.gpu import ask_gpu, needs_gpu
 from training.supervision.job import Job, JobPaths, environment_of, fit_command, read_job
 from training.supervision.preemption import PreemptionWatch
 from training.supervision.processes import (
@@ -71,6 +74,8 @@ class Timing:
     pause: float = 5.0
     """Between two starts, and between two attempts at anything else."""
     attempts: int = 12
+    patience: float = 7200.0
+    """After a boot, when nobody looks: for what a run needs from outside. It costs what the machine costs."""
     disk: float = 30.0
 
 
@@ -82,24 +87,28 @@ def supervise(
     staged: Path | None = None,
     command: Command = fit_command,
     timing: Timing | None = None,
+    since: float | None = None,
 ) -> int:
     """Run a job until it has ended for good.
 
     `by_boot` goes on with what was begun, or only pushes what is left; otherwise the user wants it to run (again), as `staged`
-    says, if that is told.
+    says, if that is told. A stop that was said after `since` holds all the same.
+
+    Units: `since` in seconds since 1970; None is now.
 
     Returns: 0, or 1 if the job has failed. What became of it is in state.json.
     Raises: Refused if there is no such job, or it has a living supervisor.
     """
-    paths = JobPaths(root.absolute(), name)
+    paths, since = JobPaths(root.absolute(), name), time.time() if since is None else since
     if staged is None:
         read_job(paths)  # before a lock is made for a job that is none
-    taken = f"{name}: has a living supervisor already, pid {living(paths.pid_file)}"
+    pid = living(paths.pid_file)
+    taken = f"{name}: has a living supervisor already, pid {pid}" if pid else f"{name}: is being started or stopped: try again soon"
     try:
         with held(paths.lock, taken):
             if staged is not None:
                 take(paths, staged)
-            return Supervisor(paths, read_job(paths), by_boot, command, timing or Timing()).run()
+            return Supervisor(paths, read_job(paths), by_boot, command, timing or Timing(), since).run()
     except Refused as refusal:
         if staged is not None:
             turn_away(staged, str(refusal))
@@ -109,8 +118,8 @@ def supervise(
 class Supervisor:
     """Holds the lock of one job."""
 
-    def __init__(self, paths: JobPaths, job: Job, by_boot: bool, command: Command, timing: Timing) -> None:
-        self.paths, self.job, self.by_boot, self.command, self.timing = paths, job, by_boot, command, timing
+    def __init__(self, paths: JobPaths, job: Job, by_boot: bool, command: Command, timing: Timing, since: float) -> None:
+        self.paths, self.job, self.by_boot, self.command, self.timing, self.since = paths, job, by_boot, command, timing, since
         self.told = False
         self.preemption = PreemptionWatch()
         self.disk = DiskGuard(paths, job.min_free_gib, timing.disk)
@@ -124,28 +133,29 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):  # before anyone knows whom to send them to
             signal.signal(number, self._hear)
         write_pid_file(self.paths.pid_file, os.getpid())
+        self.paths.given_up.unlink(missing_ok=True)
         try:
             self._end_orphans()
             verdict = self._outcome()
             self._say(verdict.phase, verdict.reason)
-            self.bucket.finish()
+            is_safe = self.bucket.finish(self.paths.given_up.exists)
         finally:
             if self.child is not None:
                 end_child(self.child, self.timing.term)
             self.bucket.kill()
-        return 1 if verdict.phase == "failed" else 0
+        return 1 if verdict.phase == "failed" or not is_safe else 0
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.told = True
 
     def _outcome(self) -> Verdict:
         """What becomes of the job; at once for one that only has to be pushed."""
-        if self.by_boot and self.state.phase in FINAL:
-            self._claim()
-            return Verdict(self.state.phase, self.state.reason)
-        if self.by_boot and self.paths.stopped.exists():
-            self._claim()
-            return Verdict("stopped", "by the user")
+        was_stopped = self._is_stopped()
+        if was_stopped or (self.by_boot and self.state.phase in FINAL):
+            with suppress(Failed):  # the pusher asks again
+                self.bucket.claim()
+            is_final = self.by_boot and self.state.phase in FINAL
+            return Verdict(self.state.phase, self.state.reason) if is_final else Verdict("stopped", "by the user")
         if not self.by_boot:
             self.paths.stopped.unlink(missing_ok=True)
             self.state = replace(self.state, counted_from=len(self.state.starts))
@@ -153,32 +163,47 @@ class Supervisor:
         self._say("starting", "")
         try:
             self._claim()
-        except (Refused, Failed) as refusal:  # nothing is pushed either: another machine writes there
-            self._say("failed", str(refusal))
+        except (Refused, Failed) as error:  # nothing is pushed either
+            verdict = self._given_up(error)
+            self._say(verdict.phase, verdict.reason)
             raise
         try:
             config = self._config()
-            self._bring()
+            self._bring(config)
             self.bucket.start_pusher()
             return self._runs(config)
-        except (Refused, Failed) as error:
-            return Verdict("failed", str(error))
+        except (Refused, Failed, OSError) as error:
+            return self._given_up(error)
+
+    def _is_stopped(self) -> bool:
+        """Whether the user's stop holds: after a boot, and if it was said after the word to train."""
+        try:
+            said = self.paths.stopped.stat().st_mtime
+        except FileNotFoundError:
+            return False
+        return self.by_boot or said > self.since
+
+    def _given_up(self, error: Exception) -> Verdict:
+        """What passes by itself is no failure where nobody looked, or the job was told to end meanwhile."""
+        if isinstance(error, Failed) and (asked := self._asked()) is not None:
+            return self._ended_by(asked)
+        return Verdict("interrupted" if isinstance(error, Failed) and self.by_boot else "failed", str(error))
 
     def _runs(self, config: RunConfig) -> Verdict:
         """Start the run again and again until there is nothing more to do, or no point in it."""
         gives_up = limit_of_restarts(self.state, self.job)
         while True:
-            if is_finished(self.paths, config.trainer.max_steps):
+            if self._is_finished(config):
                 return Verdict("finished", "")
             if (asked := self._asked()) is not None:
                 return self._ended_by(asked)
             if gives_up is not None:
                 return gives_up
-            if config.trainer.device == "gpu":
-                self._wait_for_gpu()
-            code = self._one_start()
+            if needs_gpu(config, self.paths.run):
+                self._try("reach the GPU", ask_gpu)
+            code = self._one_start(config)
             ended = self.state.starts[-1].ended
-            if is_finished(self.paths, config.trainer.max_steps):
+            if self._is_finished(config):
                 self._end_start("finished")
                 continue
             if ended in ("stopped", "preempted", "no space"):
@@ -192,15 +217,19 @@ class Supervisor:
                 log.info("supervisor: %s at step %d: starting again", ended, self.state.starts[-1].reached_step)
                 wait_until(lambda: self._asked() is not None, self.timing.pause)
 
-    def _one_start(self) -> int:
+    def _is_finished(self, config: RunConfig) -> bool:
+        return is_finished(self.paths, config.trainer.max_steps) and not has_other_length(self.paths.run, config)
+
+    def _one_start(self, config: RunConfig) -> int:
         """Start the run and watch it until it has ended.
 
         Returns: its exit code, negative for a signal.
         """
-        words = self._start_words()
-        environment = {**os.environ, **environment_of(self.paths, self.job)}
+        words, own = self._start_words(config), self._owns_run(config)
+        environment = dict(os.environ)
+        self._try("get its tokens", lambda: environment.update(environment_of(self.paths, self.job)), patient=True)
         start = Start(now(), boot_id(), newest_step(self.paths), 0, 0)
-        self.state = replace(self.state, starts=(*self.state.starts, start), begun=self.state.begun or not self._run_holds_files())
+        self.state = replace(self.state, starts=(*self.state.starts, start), begun=own)
         self._say("starting", "")
         self.log_began = self.paths.log.stat().st_size if self.paths.log.exists() else 0
         began = time.monotonic()
@@ -234,7 +263,7 @@ class Supervisor:
                 return "no space"
             self.bucket.keep_pusher()
             time.sleep(self.timing.tick)
-        return None
+        return self._asked()  # a shutdown tells both, and the run may be the first to go
 
     def _asked(self) -> Cause | None:
         """Whether the job is to end, and why."""
@@ -250,20 +279,23 @@ class Supervisor:
         reason = "Google takes the machine back" if cause == "preempted" else "the supervisor was told to end"
         return Verdict("interrupted", f"{reason}; the boot hook goes on from the newest checkpoint")
 
-    def _start_words(self) -> tuple[str, ...]:
+    def _start_words(self, config: RunConfig) -> tuple[str, ...]:
         """How the run is to begin. A run directory that was there before this job is `fit`'s to refuse."""
-        if newest_intact(self.paths.checkpoints) is not None:
+        if self._bring(config):
             return ("resume=true", "overwrite=false")
-        if not self.state.begun:
+        if not self._owns_run(config):
             return ()
         if not (self.paths.run / "run.json").exists():  # killed before the folder had its first file: fit would not know it
             for partial in self.paths.run.glob(".*.partial"):
                 partial.unlink()
+            with suppress(OSError):
+                self.paths.checkpoints.rmdir()
             return ()
         return ("resume=false", "overwrite=true")
 
-    def _run_holds_files(self) -> bool:
-        return self.paths.run.is_symlink() or (self.paths.run.exists() and any(self.paths.run.iterdir()))
+    def _owns_run(self, config: RunConfig) -> bool:
+        """Whether what the run directory holds is this job's: a state.json that was lost takes nobody's run away from him."""
+        return self.state.begun or not holds_files(self.paths.run) or began_as(self.paths.run, config)
 
     def _config(self) -> RunConfig:
         config = load_config(self.paths.run_file)
@@ -299,40 +331,49 @@ class Supervisor:
             self._end_start("rebooted" if latest.boot != boot_id() else "unsupervised", lived)
 
     def _claim(self) -> None:
-        """Be the one machine that writes this run to its bucket. A bucket that does not answer holds up only a fresh machine."""
+        """Be the one machine that writes this run to its bucket. A bucket that does not answer holds up only a fresh machine.
+
+        Raises: Taken; Failed on a fresh machine.
+        """
+        is_fresh = not complete_checkpoints(self.paths.checkpoints)
         try:
-            self._try("claim the run in its bucket", self.bucket.claim)
+            self._try("claim the run in its bucket", self.bucket.claim, patient=is_fresh)
         except Failed as error:
-            if not complete_checkpoints(self.paths.checkpoints):
+            if is_fresh:
                 raise
             log.info("supervisor: %s: going on without", error)
 
-    def _bring(self) -> None:
-        """On a fresh machine: the newest checkpoint that the bucket has."""
-        if self.job.bucket is None or (self._run_holds_files() and not (self.paths.run / PULL_MARK).exists()):
-            return
+    def _bring(self, config: RunConfig) -> bool:
+        """Without an intact checkpoint on this disk: the newest one that the bucket has.
+
+        Returns: whether there is one to go on from.
+        """
+        is_partial = (self.paths.run / PULL_MARK).exists()
+        if not is_partial and newest_intact(self.paths.checkpoints) is not None:
+            return True
+        if self.job.bucket is None or not (is_partial or self._owns_run(config)):
+            return False
         if not self.state.begun:
             self.state = replace(self.state, begun=True)
             write_state(self.paths, self.state)
-        self._try("bring the run from its bucket", self.bucket.pull)
+        self._try("bring the run from its bucket", self.bucket.pull, patient=True)
+        return newest_intact(self.paths.checkpoints) is not None
 
-    def _wait_for_gpu(self) -> None:
-        """Gate on the driver: after a reboot it may load late, or be gone."""
-        self._try("reach the GPU", _ask_gpu)
-
-    def _try(self, what: str, call: Callable[[], None]) -> None:
-        """Try for a while.
+    def _try(self, what: str, call: Callable[[], None], patient: bool = False) -> None:
+        """Try for a while, and for long after a boot if `patient`.
 
         Raises: Failed with the last error.
         """
-        for attempt in range(1, self.timing.attempts + 1):
+        limit = time.monotonic() + (self.timing.patience if patient and self.by_boot else 0.0)
+        for attempt in count(1):
+            late = attempt - self.timing.attempts
             try:
                 return call()
             except Failed as error:
-                if attempt == self.timing.attempts or self._asked() is not None:
+                if (late >= 0 and time.monotonic() >= limit) or self._asked() is not None:
                     raise
                 log.info("supervisor: could not %s: %s", what, error)
-            wait_until(lambda: self._asked() is not None, self.timing.pause)
+            wait_until(lambda: self._asked() is not None, self.timing.pause * min(12, max(1, late)))
 
     def _say(self, phase: Phase, reason: str) -> None:
         self.state = replace(self.state, phase=phase, reason=reason, supervisor=os.getpid())
@@ -348,15 +389,3 @@ class Supervisor:
 
 def _seconds(time_said: str) -> float:
     return datetime.fromisoformat(time_said).timestamp()
-
-
-def _ask_gpu() -> None:
-    if shutil.which("nvidia-smi") is None:
-        raise Failed("trainer.device: gpu: nvidia-smi is not on PATH: this machine has no NVIDIA driver")
-    try:
-        done = subprocess.run(["nvidia-smi"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        raise Failed("trainer.device: gpu: nvidia-smi gives no answer within 60 seconds") from None
-    if done.returncode:
-        words = " ".join((done.stderr or done.stdout).split())[:300]
-        raise Failed(f"trainer.device: gpu: nvidia-smi ends with exit code {done.returncode}: {words}")

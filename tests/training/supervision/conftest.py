@@ -70,7 +70,7 @@ class Site:
     @property
     def words(self) -> list[str]:
         """What each start of the run was told."""
-        return self.paths.run.with_suffix(".words.txt").read_text().splitlines()
+        return self.paths.run.with_name(f".{self.paths.name}.words.txt").read_text().splitlines()
 
     @property
     def saved(self) -> list[int]:

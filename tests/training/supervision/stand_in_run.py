@@ -3,7 +3,7 @@
 `stand_in_run.py RUN TOTAL_STEPS BEHAVIOURS [WORDS]`: behaviours by start, with `,` between; the last one stays.
 ok: to the end. crash@N, hang@N: at step N ends with code 1, or makes no step any more. deaf@N: hangs, and
 ignores SIGTERM. refuse: code 2.
-A checkpoint every 2 steps. `words.txt` beside the run directory records what each start was told.
+A checkpoint every 2 steps. `.NAME.words.txt` beside the run directory records what each start was told.
 """
 
 import json
@@ -31,7 +31,7 @@ def main() -> int:
     told: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: told.append(number))
     signal.signal(signal.SIGUSR1, lambda number, frame: print("stacks of all threads", flush=True))
-    starts = run.with_suffix(".words.txt")
+    starts = run.with_name(f".{run.name}.words.txt")
     with starts.open("a") as file:
         file.write(" ".join(words) + "\n")
     behaviour, _, at = behaviours[min(len(behaviours), starts.read_text().count("\n")) - 1].partition("@")
@@ -44,6 +44,7 @@ def main() -> int:
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_text(json.dumps({"starts": [{"total_steps": total, "time": "2026-11-21T00:00:00"}]}))
+    shutil.copy(run.parent.parent / "jobs" / run.name / "run.yaml", run / "config.yaml")
     done = complete_checkpoints(run / "checkpoints")
     for step in range(done[-1].step if done else 0, total):
         if at == str(step) and behaviour == "crash":

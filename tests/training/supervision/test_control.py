@@ -1,16 +1,25 @@
 """What is done to jobs from outside."""
 
+import json
 import os
+import shutil
 import signal
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.training.supervision.conftest import until
-from training.refusal import Failed
+from tests.training.supervision.conftest import REPOSITORY, until
+from training.refusal import Failed, Refused
 from training.supervision import control
 from training.supervision.control import boot, last_sync, stop, wait
-from training.supervision.processes import living, process_of, write_pid_file
+from training.supervision.idle import used_by
+from training.supervision.job import own_command
+from training.supervision.processes import held, living, process_of, write_pid_file
+from training.supervision.report import as_json, from_json
+from training.supervision.state import State, write_state
+from training.supervision.status import status
 
 
 def test_a_job_without_a_bucket_is_never_said_to_be_safe(site):
@@ -23,9 +32,12 @@ def test_a_job_without_a_bucket_is_never_said_to_be_safe(site):
 
 
 def test_a_machine_without_a_job_is_safe_and_one_with_a_run_of_no_job_is_not(root):
+    (root / "runs" / "demo_data").mkdir()
+    (root / "runs" / "demo_data" / ".brought").touch()  # from a laptop, which has it
     assert last_sync(root) == "no job was ever started here"
     (root / "runs" / "by_hand").mkdir()
-    with pytest.raises(Failed, match="by_hand: belongs to no job"):
+    (root / "runs" / "notes.txt").touch()
+    with pytest.raises(Failed, match=r"(?s)by_hand: belongs to no job.*notes\.txt: belongs to no job"):
         last_sync(root)
 
 
@@ -63,9 +75,11 @@ def test_stop_ends_a_run_that_has_lost_its_supervisor(site):
     supervisor.wait()
     os.kill(living(site.paths.run_pid_file) or 0, signal.SIGCONT)
 
-    stop(site.paths.root, "job")
+    told = stop(site.paths.root, "job")
 
+    assert told.startswith("job: stopped at step 2 of 8 (it had reached 3, and was killed before it could save that)")
     assert living(site.paths.run_pid_file) is None
+    assert (site.state.phase, site.state.reason) == ("stopped", "by the user")
     assert boot(site.paths.root) == []
 
 
@@ -92,3 +106,88 @@ def test_a_pid_that_another_process_has_got_is_not_taken_for_the_first(tmp_path)
     assert living(path) is None
     path.write_text("torn")
     assert living(path) is None
+
+
+def test_a_supervisor_that_has_no_pid_file_yet_is_not_overlooked(site, monkeypatch):
+    monkeypatch.setattr(control, "GIVE_UP_SECONDS", 0.1)
+    with held(site.paths.lock, ""):
+        with pytest.raises(Failed, match="NOT safe"):
+            stop(site.paths.root, "job", 0.3)
+        with pytest.raises(Failed, match="its supervisor has not ended"):
+            last_sync(site.paths.root, 0.3)
+
+
+def test_nobody_starts_a_job_while_it_is_stopped(site, bucket, monkeypatch):
+    site.supervise()
+    site.write_job(bucket=bucket)
+    seen = []
+    once = control.Pusher.once
+    monkeypatch.setattr(control.Pusher, "once", lambda pusher: (seen.append(is_held(site.paths.lock)), once(pusher)))
+    site.paths.pid_file.unlink()
+
+    stop(site.paths.root, "job")
+
+    assert seen == [True]
+    assert not is_held(site.paths.lock)
+
+
+def is_held(lock):
+    try:
+        with held(lock, "taken"):
+            return False
+    except Refused:
+        return True
+
+
+def test_a_stop_does_not_wait_for_ever_for_a_bucket_that_is_gone(site, bucket):
+    site.write_job(bucket=bucket)
+    shutil.rmtree(bucket.removeprefix("file://"))
+    site.paths.checkpoints.mkdir(parents=True)
+    write_state(site.paths, State("finished"))
+    supervisor = site.start("ok", "--boot")  # it has nothing to do but to push
+    until(lambda: living(site.paths.pusher_pid_file))
+
+    with pytest.raises(Failed, match=r"NOT safe to destroy: its bucket has not got everything in 1 s"):
+        stop(site.paths.root, "job", 1.0)
+    assert supervisor.wait(timeout=20) == 1
+    assert living(site.paths.pusher_pid_file) is None
+    assert not site.paths.given_up.exists()
+
+
+@pytest.mark.parametrize("how", ["stop", "last_sync", "push"])
+def test_who_pushes_without_a_supervisor_gives_the_lease_back_and_closes_the_state(site, bucket, how):
+    site.supervise()
+    site.paths.pid_file.unlink()
+    write_state(site.paths, replace(site.state, phase="running"))  # it was killed
+    site.write_job(bucket=bucket)
+    if how == "push":
+        subprocess.run(own_command(site.paths.root, "push", "job", "--rest"), check=True, cwd=REPOSITORY)
+    else:
+        {"stop": stop, "last_sync": last_sync}[how](site.paths.root, *(["job"] if how == "stop" else []))
+
+    mirror = Path(bucket.removeprefix("file://")) / "runs/job"
+    phase = json.loads((mirror / "job/state.json").read_text())["phase"]
+    assert phase == {"stop": "stopped", "last_sync": "interrupted", "push": "running"}[how]
+    assert not (mirror / "lease.json").exists()
+
+
+def test_a_neighbours_slip_is_told_and_stops_nobody_else(site, bucket):
+    site.supervise()
+    site.paths.pid_file.unlink()
+    site.write_job(bucket=bucket)
+    jobs = site.paths.root / "jobs"
+    for name, text in (("job (copy)", "{}"), (".job.bak", "{}"), ("torn", "{")):
+        (jobs / name).mkdir()
+        (jobs / name / "job.json").write_text(text)
+    write_pid_file(site.paths.pid_file, os.getpid())
+    assert boot(site.paths.root) == []
+    assert used_by(site.paths.root) == "job job"
+    site.paths.pid_file.unlink()
+
+    told = {job.name: job for job in from_json(as_json(status(site.paths.root))).jobs}
+    assert {name: job.phase for name, job in told.items()} == {"job": "finished", "job (copy)": "broken", "torn": "broken"}
+    assert "job.json" in told["torn"].reason
+    with pytest.raises(Failed, match=r"(?s)job \(copy\): not the name of a job.*torn/job\.json") as failed:
+        last_sync(site.paths.root)
+    assert "everything" not in str(failed.value)
+    assert (Path(bucket.removeprefix("file://")) / "runs/job/model.pt").exists()

@@ -5,15 +5,28 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.training.supervision.conftest import REPOSITORY, until
+from training.checkpoints.push_state import Record
 from training.refusal import Refused
-from training.supervision.idle import IdleRule, guard_is_alive, read_idle_state, read_rule, ssh_sessions, used_by, write_rule
-from training.supervision.processes import write_pid_file
+from training.supervision.idle import (
+    IN_VAIN_SECONDS,
+    IdleRule,
+    guard_is_alive,
+    read_idle_state,
+    read_rule,
+    ssh_sessions,
+    used_by,
+    write_rule,
+)
+from training.supervision.processes import wait_until, write_pid_file
+from training.supervision.state import State, write_state
 from training.supervision.status import machine_status
 
 GUARD = "import sys; from pathlib import Path; from training.supervision.idle import guard; guard(Path(sys.argv[1]), 0.05)"
@@ -130,3 +143,44 @@ def test_a_rule_that_is_none_is_refused(root, text):
     idle = machine_status(root).idle_guard
     assert idle is not None
     assert "idle.json" in idle.error
+
+
+def test_a_rule_that_was_mistyped_leaves_the_guard_with_the_last_good_one(root, off, guard, no_ssh):
+    off.unlink(missing_ok=True)
+    write_rule(root, IdleRule(minutes=0.03, command=("touch", str(off))))
+    until(lambda: read_idle_state(root) is not None)
+    (root / "idle.json").write_text("{")
+
+    until(lambda: (s := read_idle_state(root)) is not None and "idle.json" in s.error)
+    until(off.exists)
+
+
+def test_neither_a_mistyped_rule_nor_a_full_disk_ends_the_guard(root, guard):
+    until(lambda: guard_is_alive(root))
+    (root / "idle.json").write_text("{")
+    until(lambda: (s := read_idle_state(root)) is not None and "idle.json" in s.error)
+
+    (root / ".idle-state.json.partial").mkdir()  # it cannot be written, as on a full disk
+    (root / "idle-state.json").unlink(missing_ok=True)
+    write_rule(root, IdleRule(minutes=60))
+    assert not wait_until(lambda: guard.poll() is not None, 0.5)
+    (root / ".idle-state.json.partial").rmdir()
+    until(lambda: (s := read_idle_state(root)) is not None and s.error == "")
+
+
+def test_a_job_that_has_pushed_in_vain_for_hours_does_not_keep_it_on(site):
+    write_pid_file(site.paths.pid_file, os.getpid())
+    write_state(site.paths, State("finished"))
+    record = Record(str(site.paths.run), "file:///none", failures=30, error="no such bucket")
+    record.write(site.paths.folder)
+    assert used_by(site.paths.root) == "job job"
+
+    long_ago = time.time() - IN_VAIN_SECONDS - 60
+    os.utime(site.paths.folder / "state.json", (long_ago, long_ago))
+    assert used_by(site.paths.root) != "job job"
+
+    replace(record, failures=0, error=None).write(site.paths.folder)
+    assert used_by(site.paths.root) == "job job"
+    record.write(site.paths.folder)
+    write_pid_file(site.paths.run_pid_file, os.getpid())
+    assert used_by(site.paths.root) == "job job"

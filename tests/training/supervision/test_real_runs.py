@@ -23,7 +23,7 @@ from training.supervision.job import JobPaths
 from training.supervision.processes import living
 from training.supervision.state import read_state
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cloud  # they take minutes
 
 STEPS = 100_000  # no end, until the test knows how far it came
 LIMIT = 300

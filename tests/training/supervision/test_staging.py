@@ -7,7 +7,7 @@ import pytest
 
 from training.refusal import Failed, Refused
 from training.supervision.job import JobPaths
-from training.supervision.staging import take, turn_away, wait_until_taken
+from training.supervision.staging import FILES, is_staged, take, turn_away, wait_until_taken
 
 
 @pytest.fixture
@@ -64,6 +64,28 @@ def test_who_waits_is_told_when_it_was_turned_away(staged):
 def test_nobody_waits_for_ever(staged):
     with pytest.raises(Failed, match=r"no supervisor took it within 0\.3 seconds"):
         wait_until_taken(staged, 0.3)
+
+
+def test_what_nobody_waits_for_any_more_is_not_taken_later(staged, paths):
+    with pytest.raises(Failed, match="it is withdrawn"):
+        wait_until_taken(staged, 0.1)
+
+    with pytest.raises(Refused, match=r"has no run\.yaml"):
+        take(paths, staged)
+    assert list(paths.folder.iterdir()) == list(staged.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_kill_in_the_middle_leaves_what_the_next_start_takes(staged, paths, moved):
+    taken = staged.rename(staged.with_name(f"{staged.name}.taken"))
+    for name in FILES[:moved]:
+        (taken / name).rename(paths.folder / name)
+    assert is_staged(staged)
+
+    take(paths, staged)
+
+    assert (paths.run_file.read_text(), paths.job_file.read_text()) == ("name: screen\n", "{}")
+    assert not is_staged(staged)
 
 
 def test_nobody_is_left_to_tell(tmp_path):
