@@ -130,10 +130,6 @@ def laptop(laptop_of: Laptop) -> Iterator[Laptop]:
     (laptop_of.root / "jobs").mkdir()
 
 
-def bucket(laptop: Laptop) -> Path:
-    return laptop.machine.home / "bucket" / "runs"
-
-
 def test_a_second_bootstrap_does_nothing(laptop):
     done = laptop.fab("bootstrap", "--data", "data/screen")
 
@@ -307,9 +303,7 @@ def test_what_the_laptop_can_judge_is_refused_before_the_machine_is_asked(laptop
 
 
 def test_data_that_are_not_there_are_refused_by_the_machine(laptop):
-    (laptop.folder / "data" / "screen").rename(laptop.folder / "data" / "moved")
     done = laptop.fab("train", "--run", laptop.run_file("absent"), "--set", "data.split=data/absent/split.toml")
-    (laptop.folder / "data" / "moved").rename(laptop.folder / "data" / "screen")
 
     assert done.returncode == 2
     assert "data/absent/split.toml" in done.stderr

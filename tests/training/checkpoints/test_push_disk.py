@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from training.checkpoints import push as module
+from training.checkpoints import push_state
 from training.checkpoints.manifest import complete_checkpoints, folder_of
 from training.checkpoints.push import Pusher, prune_local, read_push_state
 
@@ -39,7 +40,8 @@ def fill(run, *names):
 
 def test_a_disk_guard_that_frees_the_disk_during_a_round_loses_nothing(run, folder_place, pushed, monkeypatch):
     run.save(30)
-    marks, state = module.steps_left_to_bucket, read_push_state(run.job)
+    marks, state = push_state.steps_left_to_bucket, read_push_state(run.job)
+    assert state is not None
 
     def guarded(path):
         found = marks(path)
@@ -71,6 +73,7 @@ def test_a_full_disk_stops_no_push_and_what_was_pushed_makes_room(run, folder_pl
     (run.job / ".push.json.partial").unlink()
     pusher(run, folder_place).once()
     state = read_push_state(run.job)
+    assert state is not None
     assert (state.safe_steps, state.complete) == ((10, 20, 30), True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.supervision.conftest import REPOSITORY, until
+from training.checkpoints.push import Pusher
 from training.refusal import Failed, Refused
 from training.supervision import control
 from training.supervision.control import boot, last_sync, stop, wait
@@ -121,8 +122,13 @@ def test_nobody_starts_a_job_while_it_is_stopped(site, bucket, monkeypatch):
     site.supervise()
     site.write_job(bucket=bucket)
     seen = []
-    once = control.Pusher.once
-    monkeypatch.setattr(control.Pusher, "once", lambda pusher: (seen.append(is_held(site.paths.lock)), once(pusher)))
+    once = Pusher.once
+
+    def noted(pusher):
+        seen.append(is_held(site.paths.lock))
+        once(pusher)
+
+    monkeypatch.setattr(Pusher, "once", noted)
     site.paths.pid_file.unlink()
 
     stop(site.paths.root, "job")
@@ -162,8 +168,10 @@ def test_who_pushes_without_a_supervisor_gives_the_lease_back_and_closes_the_sta
     site.write_job(bucket=bucket)
     if how == "push":
         subprocess.run(own_command(site.paths.root, "push", "job", "--rest"), check=True, cwd=REPOSITORY)
+    elif how == "stop":
+        stop(site.paths.root, "job")
     else:
-        {"stop": stop, "last_sync": last_sync}[how](site.paths.root, *(["job"] if how == "stop" else []))
+        last_sync(site.paths.root)
 
     mirror = Path(bucket.removeprefix("file://")) / "runs/job"
     phase = json.loads((mirror / "job/state.json").read_text())["phase"]
