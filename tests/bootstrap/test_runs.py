@@ -53,8 +53,7 @@ ENDLESS = (
 )
 
 
-def hears_ctrl_c() -> None:
-    """What a shell starts in the background ignores it, and so do its children."""
+def hears_ctrl_c() -> None:  # what a shell starts in the background ignores it, and so do its children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
