@@ -16,7 +16,7 @@ from training.refusal import Failed
 from training.supervision.processes import living
 from training.supervision.supervisor import supervise
 
-pytestmark = pytest.mark.slow  # each start is a process that imports
+pytestmark = pytest.mark.cloud  # a process or more for each: together minutes
 
 RESUME, ANEW = "resume=true overwrite=false", "resume=false overwrite=true"
 

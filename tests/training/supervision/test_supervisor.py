@@ -17,7 +17,7 @@ from training.refusal import Refused
 from training.supervision.processes import boot_id, living
 from training.supervision.state import MAX_REBOOTS, Start, State, write_state
 
-pytestmark = pytest.mark.slow  # each start is a process that imports
+pytestmark = pytest.mark.cloud  # a process or more for each: together minutes
 
 
 def ended(state):
