@@ -10,6 +10,7 @@ import pytest
 
 from tests.tools.gcs_server import GcsServer, gcs_served
 from training.checkpoints.manifest import MANIFEST, Checkpoint, complete_checkpoints, folder_of, is_intact, write_manifest
+from training.checkpoints.push import Pusher
 
 
 @dataclass
@@ -106,3 +107,14 @@ def place(request: pytest.FixtureRequest) -> Place:
 @pytest.fixture
 def gs_place(server: GcsServer) -> Place:
     return Place(server.make_bucket("bucket"), server.folder / "bucket")
+
+
+@pytest.fixture
+def pushed(run, folder_place):
+    """A run whose checkpoints 10 and 20 are in the bucket."""
+    run.begin()
+    run.save(10)
+    run.save(20)
+    push = Pusher(run.path, run.job, folder_place.url, 60.0)
+    push.once()
+    return push

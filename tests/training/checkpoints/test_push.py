@@ -108,17 +108,6 @@ def test_a_run_begun_anew_is_not_mistaken_for_its_earlier_beginning(run, place):
     assert state_of(run).complete
 
 
-@pytest.fixture
-def pushed(run, folder_place):
-    """A run whose checkpoints 10 and 20 are in the bucket."""
-    run.begin()
-    run.save(10)
-    run.save(20)
-    push = pusher(run, folder_place)
-    push.once()
-    return push
-
-
 def test_a_wiped_disk_does_not_empty_the_bucket(run, folder_place, pushed):
     shutil.rmtree(run.path / "checkpoints")
     pushed.once()

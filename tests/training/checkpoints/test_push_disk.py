@@ -4,8 +4,6 @@ import errno
 import os
 import shutil
 
-import pytest
-
 from training.checkpoints import push as module
 from training.checkpoints import push_state
 from training.checkpoints.manifest import complete_checkpoints, folder_of
@@ -18,17 +16,6 @@ def pusher(run, place):
 
 def local_steps(run):
     return [checkpoint.step for checkpoint in complete_checkpoints(run.path / "checkpoints")]
-
-
-@pytest.fixture
-def pushed(run, folder_place):
-    """A run whose checkpoints 10 and 20 are in the bucket."""
-    run.begin()
-    run.save(10)
-    run.save(20)
-    push = pusher(run, folder_place)
-    push.once()
-    return push
 
 
 def fill(run, *names):
