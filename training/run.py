@@ -35,6 +35,7 @@ from training.evaluation.predict import predict as write_predictions
 from training.evaluation.report import write_report
 from training.evaluation.requests import requests_of_split, requests_of_table
 from training.evaluation.verdict import summarise, write_evaluation
+from training.mkl import settle_vector_functions
 from training.objectives.perturbation import Perturbation
 from training.plan import build_objective, length_of, one_pass, plan_text
 from training.refusal import Refused, some
@@ -47,6 +48,7 @@ def fit(config: RunConfig) -> Path:
 
     Raises: Refused before anything is written; Failed where the run cannot go on.
     """
+    settle_vector_functions()
     directory = RunDirectory(config.directory)
     _quieten_lightning()
     with TrainingLog() as record:
@@ -144,6 +146,7 @@ def check(config: RunConfig, write_features: Path | None = None, separator: str 
             write_features.unlink()  # what is refused leaves nothing behind
             raise
         return
+    settle_vector_functions()
     directory = RunDirectory(config.directory)
     directory.refuse(config)
     cells = open_cells(config.data, config.model.set_size, config.seed)
@@ -277,6 +280,7 @@ def _source(run_directory: Path, checkpoint: str | None) -> str:
 def _trained(
     run_directory: Path, overrides: list[str], checkpoint: str | None
 ) -> tuple[Cells, ModelPredictor, SavedModel, RunConfig]:
+    settle_vector_functions()
     directory = RunDirectory(run_directory)
     config = directory.config(overrides)
     _refuse_idle_overrides(directory.config(), config)
