@@ -24,7 +24,7 @@ CHECKS = {
     "ruff check": "ruff check",
     "mypy": "mypy",
     "lint-imports": "lint-imports",
-    "pytest": "pytest",
+    "pytest": "pytest -n auto --maxprocesses 4 --dist loadfile",  # a worker a core, each with a torch of 0.8 GB
 }
 
 

@@ -90,7 +90,7 @@ def test_check_runs_all_five_whatever_fails_and_ends_with_a_table(fab, house):
         "ruff check",
         "mypy",
         "lint-imports",
-        "pytest -m not cloud",
+        "pytest -n auto --maxprocesses 4 --dist loadfile -m not cloud",
     ]
     rows = [line.rsplit(maxsplit=3)[:2] for line in done.out.splitlines()[-5:]]
     assert rows == [["ruff format", "ok"], ["ruff check", "ok"], ["mypy", "FAILED"], ["lint-imports", "ok"], ["pytest", "ok"]]
@@ -101,7 +101,7 @@ def test_check_is_done_with_0_when_all_is_well(fab):
 
 
 def test_check_with_cloud_leaves_no_test_out(fab, house):
-    assert words_of(fab("check", "--cloud").asked[1:], house, "run --no-sync ")[-1] == "pytest"
+    assert words_of(fab("check", "--cloud").asked[1:], house, "run --no-sync ")[-1] == "pytest -n auto --maxprocesses 4 --dist loadfile"
 
 
 def test_check_does_not_go_on_where_the_groups_cannot_be_brought(fab):
