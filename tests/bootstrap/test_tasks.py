@@ -15,6 +15,7 @@ from training.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
+PYTEST = "pytest -n auto --maxprocesses 4 --dist loadfile"
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def test_check_runs_all_five_whatever_fails_and_ends_with_a_table(fab, house):
         "ruff check",
         "mypy",
         "lint-imports",
-        "pytest -n auto --maxprocesses 4 --dist loadfile -m not cloud",
+        f"{PYTEST} -m not cloud",
     ]
     rows = [line.rsplit(maxsplit=3)[:2] for line in done.out.splitlines()[-5:]]
     assert rows == [["ruff format", "ok"], ["ruff check", "ok"], ["mypy", "FAILED"], ["lint-imports", "ok"], ["pytest", "ok"]]
@@ -101,7 +102,7 @@ def test_check_is_done_with_0_when_all_is_well(fab):
 
 
 def test_check_with_cloud_leaves_no_test_out(fab, house):
-    assert words_of(fab("check", "--cloud").asked[1:], house, "run --no-sync ")[-1] == "pytest -n auto --maxprocesses 4 --dist loadfile"
+    assert words_of(fab("check", "--cloud").asked[1:], house, "run --no-sync ")[-1] == PYTEST
 
 
 def test_check_does_not_go_on_where_the_groups_cannot_be_brought(fab):
