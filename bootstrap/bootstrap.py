@@ -13,13 +13,11 @@ from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
 from bootstrap.shipping import Code, code, sha256_of, uv_binary
-from bootstrap.steps import LocalData, Wanted, steps
+from bootstrap.steps import LocalData, Wanted, remembered_idle_minutes, steps
 from bootstrap.tokens import env_file, tokens
 from infra.refusal import Failed, Refused
 from training.refusal import Refused as TrainingRefused
 from training.sources.parse import Local, plan, to_json
-
-IDLE_MINUTES = 30
 
 
 def bootstrap(host: Host, data: Sequence[str], swap_gib: int | None, idle_minutes: int | None, dry_run: bool) -> None:
@@ -84,7 +82,9 @@ def _wanted(
         environment=project.environment,
         tokens=env_file(tokens(project.folder)),
         swap_gib=swap_gib,
-        idle_minutes=(IDLE_MINUTES if idle_minutes is None else idle_minutes or None) if rented and facts.may_sudo else None,
+        idle_minutes=(remembered_idle_minutes(facts) if idle_minutes is None else idle_minutes)
+        if rented and facts.may_sudo
+        else None,
         has_startup_script=rented,
         local_data=tuple(_local(host, facts, project.folder, Path(each.path)) for each in local),
         sources=sources if sources and _is_outstanding(host, facts, project, sources) else "",

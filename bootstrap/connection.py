@@ -101,7 +101,7 @@ class Host:
                 stdin=subprocess.DEVNULL if files is None else None, capture_output=True, encoding="utf-8", errors="replace",
             )  # fmt: skip
         except FileNotFoundError:
-            raise Refused("rsync is not installed here (macOS has it; Debian: apt-get install rsync)") from None
+            raise Refused("rsync is not installed here (macOS: brew install rsync; Debian: apt-get install rsync)") from None
         if done.returncode:
             raise self.copy_failed(done.returncode, done.stderr)
         return done.stdout
@@ -112,6 +112,8 @@ class Host:
             return Refused(f"{self.machine.label}: rsync is not installed there (Debian, Ubuntu: sudo apt-get install rsync)")
         if "No space left on device" in said:
             return Failed(f"{self.machine.label}: the disk is full: {_in_a_line(said)}")
+        if code == 1:  # usage: the rsync 2.6.9 and the openrsync of macOS know fewer options
+            return Refused(f"rsync here is too old ({_in_a_line(said)}); needed: 3.1 or newer (macOS: brew install rsync)")
         if code in (10, 12, 20, 30, 35, LOST):
             return self.lost(said)
         if code == 24 or (code == 23 and "No such file or directory" in said):

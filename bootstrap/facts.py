@@ -43,7 +43,7 @@ for lock in "$root"/jobs/*/lock; do
     [ -e "$lock" ] && ! flock -n "$lock" true && living="$living $(basename "$(dirname "$lock")")"
 done
 say living "$living"
-say idle "$(cat "$root/idle.json" 2>/dev/null)"
+say idle "$(cat "$root/idle.json" 2>/dev/null || ([ -e "$root/idle.never" ] && echo never))"
 [ -e "$root/idle.lock" ] && ! flock -n "$root/idle.lock" true && say is_guarded yes
 true
 """
@@ -54,7 +54,7 @@ class Facts:
     """Of a machine. Texts are empty, and answers False, where there is nothing.
 
     Units: `_kib` KiB. `uv`, `code`, `tokens` (after its mode) and `hooks` (two) are SHA-256; `environment` is what `uv sync` last
-    brought, `idle` the text of idle.json, `nvidia_smi` a line a GPU: name, driver, memory.
+    brought, `idle` the text of idle.json or `never`, `nvidia_smi` a line a GPU: name, driver, memory.
     """
 
     root: str

@@ -15,6 +15,7 @@ from bootstrap.facts import Facts
 
 FOLDERS = ("cache", "code", "data", "jobs", "runs")
 BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
+IDLE_MINUTES = 30
 POWER_OFF = ["sudo", "-n", "shutdown", "-h", "now"]
 
 
@@ -54,7 +55,8 @@ class LocalData:
 class Wanted:
     """What the machine should have.
 
-    Units: `swap_gib` GiB, `idle_minutes` minutes without a run or a login until it is powered off (None: never).
+    Units: `swap_gib` GiB, `idle_minutes` minutes without a run or a login until it is powered off
+    (0: the user wants it never; None: it is not ours to power off).
     """
 
     uv: Path
@@ -185,15 +187,27 @@ def last_words(facts: Facts, wanted: Wanted) -> Iterator[Action]:
 def idle_guard(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     """Powers a rented machine off that nobody uses."""
     root = facts.root
-    if wanted.idle_minutes is None:
-        if facts.idle:
-            yield Command("no idle guard", f"rm -f {_q(f'{root}/idle.json')}")
+    if not wanted.idle_minutes:
+        asked = "never" if wanted.idle_minutes == 0 else ""
+        if facts.idle not in (asked, "never"):
+            remember = f"; touch {_q(f'{root}/idle.never')}" if asked else ""
+            yield Command("no idle guard", f"rm -f {_q(f'{root}/idle.json')}{remember}")
         return
     text = json.dumps({"minutes": wanted.idle_minutes, "command": POWER_OFF})
     if facts.idle != text:
         yield Command(f"idle guard: off after {wanted.idle_minutes} minutes", f"printf %s {_q(text)} >{_q(f'{root}/idle.json')}")
     if facts.idle != text or not facts.is_guarded:
         yield Command("idle guard starts", hooks.detached(root, "idle-guard", log=f"{root}/idle.log"))
+
+
+def remembered_idle_minutes(facts: Facts) -> int:
+    """What an earlier bootstrap asked for, 0 for never; the default where none did."""
+    if facts.idle == "never":
+        return 0
+    try:
+        return int(json.loads(facts.idle)["minutes"])
+    except (ValueError, KeyError, TypeError):
+        return IDLE_MINUTES
 
 
 def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:

@@ -163,6 +163,15 @@ def test_a_machine_without_rsync_is_refused_with_the_remedy(machine, laptop, tmp
         connect(machine.machine()).copy(str(tmp_path / "file"), ":/mnt/data/")
 
 
+def test_an_rsync_here_that_does_not_know_an_option_is_refused_with_the_remedy(machine, host, tmp_path):
+    (tmp_path / "file").touch()
+
+    with pytest.raises(
+        Refused, match=r"rsync here is too old \(.*--of-tomorrow.*\); needed: 3\.1 or newer \(macOS: brew install rsync\)"
+    ):
+        host.copy(str(tmp_path / "file"), ":/mnt/data/", "--of-tomorrow")
+
+
 def test_a_command_that_takes_too_long_is_given_up(host):
     with pytest.raises(Failed, match=r"^incubator-l4: not done within 0\.5 seconds$"):
         host.ask("sleep 20", seconds=0.5)

@@ -73,6 +73,17 @@ def test_a_guard_that_lives_is_seen(machine, host):
     assert not facts.ask(host).is_guarded
 
 
+def test_a_guard_that_is_not_wanted_is_remembered_until_one_is(machine, host):
+    root = machine.disk / "incubator"
+    root.mkdir()
+    (root / "idle.never").touch()
+    before = facts.ask(host)
+    (root / "idle.json").write_text("{}")
+
+    assert before.idle == "never"
+    assert facts.ask(host).idle == "{}"
+
+
 def test_a_folder_at_home_is_told_in_full(machine, laptop):
     found = facts.ask(connect(machine.machine("~/my-cells", usd_per_hour=0.1)))
 

@@ -12,7 +12,7 @@ from bootstrap.apply import shown
 from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.machine import Machine
-from bootstrap.steps import Command, LocalData, Wanted, steps
+from bootstrap.steps import Command, LocalData, Wanted, remembered_idle_minutes, steps
 
 TABLES = Path(__file__).parent / "steps"
 READY = yaml.safe_load((TABLES / "ready.yaml").read_text())
@@ -39,6 +39,13 @@ def test_tokens_stand_on_standard_input_alone():
     assert isinstance(action, Command)
     assert action.stdin == f"HF_TOKEN={TOKEN}\n"
     assert TOKEN not in action.shell + action.does
+
+
+@pytest.mark.parametrize(
+    ("idle", "minutes"), [("", 30), ("never", 0), ('{"minutes": 45, "command": ["true"]}', 45), ('{"minu', 30)]
+)
+def test_what_was_said_of_idle_minutes_holds_until_something_else_is(idle, minutes):
+    assert remembered_idle_minutes(Facts(root="/mnt/data/incubator", idle=idle)) == minutes
 
 
 def _wanted(values: dict[str, Any]) -> Wanted:

@@ -13,6 +13,10 @@ STALE_AFTER = timedelta(minutes=15)
 RENEW_SECONDS = 300.0
 
 
+class Taken(Refused):
+    """Another machine writes this run."""
+
+
 def holder_of(job: Path) -> str:
     """This machine and job folder, as a lease names them: machines of one name, or two roots on one machine, are told apart."""
     try:
@@ -25,7 +29,7 @@ def holder_of(job: Path) -> str:
 def claim(bucket_url: str, name: str, holder: str) -> None:
     """Take the lease of a run, or renew it.
 
-    Raises: Refused while it is another holder's and younger than 15 minutes; as Bucket's methods do.
+    Raises: Taken while it is another holder's and younger than 15 minutes; as Bucket's methods do.
     """
     claim_in(open_bucket(bucket_url), name, holder)
 
@@ -62,7 +66,7 @@ def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
     # A clock that was ahead when it wrote must not lock the run until then.
     if other != holder and now - STALE_AFTER < renewed < now + STALE_AFTER:
         until = renewed + STALE_AFTER
-        raise Refused(
+        raise Taken(
             f"{bucket.url}/runs/{name}: {other} writes this run, and was heard of at {renewed:%H:%M:%S} UTC: stop the run there "
             f"(fab stop), take another name, or, if that machine is gone for good, try again after {until:%H:%M:%S} UTC"
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from training.checkpoints.bucket import Bucket, open_bucket
-from training.checkpoints.lease import claim, holder_of
+from training.checkpoints.lease import Taken, claim, holder_of
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints
 from training.checkpoints.pull import MARK, pull_run
 from training.checkpoints.push_state import beginning_of
@@ -20,10 +20,6 @@ from training.supervision.processes import end_child, has_ended, reap, start_chi
 log = logging.getLogger(__name__)
 
 PUSHER_RETRY_SECONDS = 30.0
-
-
-class Taken(Refused):
-    """Another machine writes this run: nothing else that a bucket says is for good."""
 
 
 class BucketSide:
@@ -42,9 +38,9 @@ class BucketSide:
             return
         try:
             claim(self.url, self.name, self.holder)
+        except Taken:  # nothing else that a bucket says is for good
+            raise
         except Refused as refusal:
-            if "writes this run" in str(refusal):
-                raise Taken(str(refusal)) from None
             raise Failed(str(refusal)) from None
 
     def pull(self) -> None:
