@@ -13,7 +13,7 @@ from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
 from bootstrap.shipping import Code, code, sha256_of, uv_binary
-from bootstrap.steps import LocalData, Wanted, remembered_idle_minutes, steps
+from bootstrap.steps import LocalData, Wanted, idle_minutes_of, steps
 from bootstrap.tokens import env_file, tokens
 from infra.refusal import Failed, Refused
 from training.refusal import Refused as TrainingRefused
@@ -82,9 +82,7 @@ def _wanted(
         environment=project.environment,
         tokens=env_file(tokens(project.folder)),
         swap_gib=swap_gib,
-        idle_minutes=(remembered_idle_minutes(facts) if idle_minutes is None else idle_minutes)
-        if rented and facts.may_sudo
-        else None,
+        idle_minutes=idle_minutes_of(facts, idle_minutes) if rented else None,
         has_startup_script=rented,
         local_data=tuple(_local(host, facts, project.folder, Path(each.path)) for each in local),
         sources=sources if sources and _is_outstanding(host, facts, project, sources) else "",

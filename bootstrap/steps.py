@@ -200,8 +200,12 @@ def idle_guard(facts: Facts, wanted: Wanted) -> Iterator[Action]:
         yield Command("idle guard starts", hooks.detached(root, "idle-guard", log=f"{root}/idle.log"))
 
 
-def remembered_idle_minutes(facts: Facts) -> int:
-    """What an earlier bootstrap asked for, 0 for never; the default where none did."""
+def idle_minutes_of(facts: Facts, asked: int | None) -> int | None:
+    """What is asked for now, else what an earlier bootstrap asked for, else the default; None where nothing may power off."""
+    if not facts.may_sudo:
+        return None
+    if asked is not None:
+        return asked
     if facts.idle == "never":
         return 0
     try:

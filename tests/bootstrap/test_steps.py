@@ -12,7 +12,7 @@ from bootstrap.apply import shown
 from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.machine import Machine
-from bootstrap.steps import Command, LocalData, Wanted, remembered_idle_minutes, steps
+from bootstrap.steps import Command, LocalData, Wanted, idle_minutes_of, steps
 
 TABLES = Path(__file__).parent / "steps"
 READY = yaml.safe_load((TABLES / "ready.yaml").read_text())
@@ -42,10 +42,19 @@ def test_tokens_stand_on_standard_input_alone():
 
 
 @pytest.mark.parametrize(
-    ("idle", "minutes"), [("", 30), ("never", 0), ('{"minutes": 45, "command": ["true"]}', 45), ('{"minu', 30)]
+    ("idle", "asked", "minutes"),
+    [
+        ("", None, 30),
+        ("", 45, 45),
+        ("never", None, 0),
+        ('{"minutes": 45}', None, 45),
+        ('{"minutes": 45}', 0, 0),
+        ('{"minu', None, 30),
+    ],
 )
-def test_what_was_said_of_idle_minutes_holds_until_something_else_is(idle, minutes):
-    assert remembered_idle_minutes(Facts(root="/mnt/data/incubator", idle=idle)) == minutes
+def test_what_was_said_of_idle_minutes_holds_until_something_else_is(idle, asked, minutes):
+    assert idle_minutes_of(Facts(root="/mnt", idle=idle, may_sudo=True), asked) == minutes
+    assert idle_minutes_of(Facts(root="/mnt", idle=idle, may_sudo=False), asked) is None
 
 
 def _wanted(values: dict[str, Any]) -> Wanted:

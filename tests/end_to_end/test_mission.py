@@ -128,6 +128,9 @@ def test_the_whole_mission(cloud, tmp_path, monkeypatch):
     assert [start["reason"] for start in starts] == ["start", "resume=true"]
     assert starts[1]["step"] >= 500
 
+    assert "-> no idle guard" in cloud.fab("bootstrap", "--idle-minutes", "0")
+    assert "all was there, nothing to do" in cloud.fab("bootstrap")  # and it is not on again
+
     cloud.fab("pull", "--into", str(tmp_path / "pulled"))
     sweep = cloud.fab("down")
 
