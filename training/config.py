@@ -42,6 +42,8 @@ class CellSetsConfig(Part):
     """`obs` column with the sequencing batch (GEM group), or null; carried into predictions and used where asked for."""
     control: Word
     """Label of the control cells in the perturbation column, for example `non-targeting`."""
+    separator: Annotated[str, Field(min_length=1)] | None = "+"
+    """What joins the parts of a combination in a perturbation's label (`KLF1+MYC`), or null: labels are no combinations."""
     embed_key: str | None = None
     """`obsm` key of the cells' representation that goes in and comes out (`X_state`, `X_hvg`), or null: the genes in `X`."""
     output_space: Literal["gene", "all", "embedding"] = "all"
@@ -201,6 +203,15 @@ class TrainerConfig(Part):
         return self
 
 
+class EvaluationConfig(Part):
+    """How a trained model is judged. The seed of the training has no part in it, so that figures of runs can be compared."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of all that is drawn to judge: controls that are set aside, halves of cells, controls that predictions start from."""
+    control_fraction: Annotated[float, Field(ge=0.1, le=0.5)] | None = 0.3
+    """Share of a cell type's controls that only measure and are never trained on, or null: none, and no win counts [fraction]."""
+
+
 class CheckpointsConfig(Part):
     """What is kept on disk."""
 
@@ -229,6 +240,7 @@ class RunConfig(Part):
     optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
     def directory(self) -> Path:

@@ -112,6 +112,10 @@ MAY_CHANGE = frozenset({
 })  # fmt: skip
 
 
+# Settings that came later, with the values (as JSON) under which a run is what it was without them: they do not change its hash.
+AS_BEFORE = {"evaluation.seed": "0", "evaluation.control_fraction": "null", "data.separator": '"+"'}
+
+
 def fixed_settings(config: RunConfig) -> dict[str, str]:
     """Dotted key -> value as JSON, for the settings that a resumed run must share with its beginning.
 
@@ -127,7 +131,8 @@ def settings_of(config: RunConfig) -> dict[str, str]:
 
 def config_sha256(config: RunConfig) -> str:
     """Hash of the settings that a resumed run must share with its beginning."""
-    return hashlib.sha256(json.dumps(fixed_settings(config), sort_keys=True).encode()).hexdigest()
+    settings = {key: value for key, value in fixed_settings(config).items() if AS_BEFORE.get(key) != value}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def _settings(values: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:

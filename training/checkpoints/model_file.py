@@ -11,6 +11,7 @@ from torch import Tensor
 
 from training.cells import Sizes
 from training.config import StateTransitionConfig
+from training.data.set_aside import SetAside
 from training.models.state_transition import OutputSpace, StateTransition
 from training.refusal import Failed, Refused
 
@@ -38,6 +39,8 @@ class ModelCard:
     gem_group_names: tuple[str, ...]
     trained_conditions: tuple[tuple[str, str], ...]
     """(cell type, perturbation) that training has seen: what is none of them was held out."""
+    set_aside: SetAside | None = None
+    """Which controls training has not seen; None where it has seen all, as before they were set aside."""
 
     def build(self) -> StateTransition:
         """A fresh model."""
@@ -46,7 +49,8 @@ class ModelCard:
     def to_plain(self) -> dict[str, Any]:
         """Numbers, words, lists and tensors only."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {"format": FORMAT, "config": self.config.model_dump(mode="json"), "sizes": asdict(self.sizes)}
+        return plain | {"format": FORMAT, "config": self.config.model_dump(mode="json"), "sizes": asdict(self.sizes),
+                        "set_aside": None if self.set_aside is None else asdict(self.set_aside)}  # fmt: skip
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> "ModelCard":
@@ -58,7 +62,8 @@ class ModelCard:
             raise Refused(f"model card of format {plain.get('format')} (accepted: {FORMAT})")
         values = {name: value for name, value in plain.items() if name != "format"}
         config = StateTransitionConfig.model_validate(values["config"])
-        return cls(**values | {"config": config, "sizes": Sizes(**values["sizes"])})
+        set_aside = None if (kept := values.get("set_aside")) is None else SetAside(**kept)
+        return cls(**values | {"config": config, "sizes": Sizes(**values["sizes"]), "set_aside": set_aside})
 
 
 @dataclass(frozen=True)

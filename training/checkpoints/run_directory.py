@@ -27,6 +27,8 @@ from training.refusal import Refused, some
 
 log = logging.getLogger(__name__)
 
+NOTHING_SET_ASIDE = "evaluation.control_fraction=null"
+"""What holds for a run from before controls were set aside: its config.yaml has no section `evaluation`."""
 PACKAGES = ("torch", "lightning", "anndata", "h5py", "numpy", "geomloss", "pydantic", "omegaconf")
 
 
@@ -64,7 +66,8 @@ class RunDirectory:
         """
         if not (self.path / "config.yaml").is_file():
             raise Refused(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
-        return load_config(self.path / "config.yaml", overrides or [])
+        older = [] if "\nevaluation:" in (self.path / "config.yaml").read_text(encoding="utf-8") else [NOTHING_SET_ASIDE]
+        return load_config(self.path / "config.yaml", [*older, *(overrides or [])])
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; empty before the first start.

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,16 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from training.cells import CellReader, CellSet, Condition, IntArray, Representation, Sizes, Split
-from training.config import CellSetsConfig
+from training.config import CellSetsConfig, EvaluationConfig
 from training.data.h5ad import H5adFile
 from training.data.perturbations import PerturbationFeatures, features_for
 from training.data.reader import open_reader
+from training.data.set_aside import SetAside, set_controls_aside
 from training.data.sets import Groups, SetPlan, cut, group_cells, validation_batches
 from training.data.splits import assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
 from training.refusal import Refused, some
 
 log = logging.getLogger(__name__)
+
+AS_DEFAULT = EvaluationConfig()
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class SplitRow:
     """Perturbed cells."""
     n_controls: int
     """Controls of the cell type, which all splits draw on."""
+    n_set_aside: int
+    """Controls of the cell type that only measure: no training set and no baseline has them."""
     n_sets: int
     """Sets per epoch; in `train` those of controls too, unless `include_controls` is off."""
 
@@ -56,10 +62,11 @@ class Cells:
     """The cells of a run, and everything that is known of them without a model."""
 
     config: CellSetsConfig
+    evaluation: EvaluationConfig
     set_size: int
     seed: int
     table: CellTable
-    """Cells of the three splits alone."""
+    """Cells of the three splits alone, and the controls that are set aside to measure with."""
     reader: CellReader
     features: PerturbationFeatures
     sizes: Sizes
@@ -68,6 +75,8 @@ class Cells:
     judged: Representation
     """What metrics compare: `genes` where there is a gene decoder, else `input`."""
     judged_names: tuple[str, ...]
+    set_aside: SetAside | None
+    """Which controls are set aside to measure with; None with `evaluation.control_fraction: null`."""
     fingerprint: str
     """Of the files' content, the split and the perturbation vectors; where the files lie does not count."""
 
@@ -85,8 +94,12 @@ class Cells:
         return self._by_condition.get((split, condition), np.empty(0, np.int64))
 
     def controls_of(self, condition: Condition) -> IntArray:
-        """Controls of the condition's cell type in its data set. Shape: (N,)."""
+        """Controls of the condition's cell type in its data set that may be trained on. Shape: (N,)."""
         return self.cells_of(replace(condition, perturbation=self.table.control), "train")
+
+    def set_aside_of(self, condition: Condition) -> IntArray:
+        """Controls of the condition's cell type in its data set that only measure. Shape: (N,)."""
+        return self._set_aside.get(replace(condition, perturbation=self.table.control), np.empty(0, np.int64))
 
     def plan(self, batch_size: int) -> SetPlan:
         """The stream of training batches.
@@ -129,7 +142,7 @@ class Cells:
 
     def summary(self) -> str:
         """The report as text."""
-        head = ("data set", "cell type", "split", "perturbations", "cells", "controls", "sets")
+        head = ("data set", "cell type", "split", "perturbations", "cells", "controls", "set aside", "sets")
         rows = [head, *(tuple(_shown(value) for value in vars(row).values()) for row in self.report.rows)]
         widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
         lines = [
@@ -149,13 +162,13 @@ class Cells:
     @cached_property
     def _by_condition(self) -> dict[tuple[Split, Condition], IntArray]:
         """Cells of each condition in each split; sorted, since names are."""
-        table = self.table
-        found: dict[tuple[Split, Condition], IntArray] = {}
-        for split in SPLITS:
-            groups = group_cells(table, table.is_in(split), "cell_type")
-            for cells in np.split(groups.cells, groups.starts[1:-1]) if len(groups.cells) else ():
-                found[split, table.condition(cells[0])] = cells
-        return found
+        by_split = ((split, _by_condition(self.table, self.table.is_in(split))) for split in SPLITS)
+        return {(split, condition): cells for split, found in by_split for condition, cells in found}
+
+    @cached_property
+    def _set_aside(self) -> dict[Condition, IntArray]:
+        """Controls that are set aside, by the condition that a control is."""
+        return dict(_by_condition(self.table, self.table.is_set_aside))
 
     @cached_property
     def _training(self) -> Groups:
@@ -217,13 +230,18 @@ class Cells:
                 n_sets[condition.dataset, condition.cell_type, split] += len(sets)
                 lengths.update(sets if split == "train" else ())
         rows = [
-            SplitRow(*at, n_perturbations[at], n_cells[at], len(self.controls_of(Condition(*at[:2], ""))), n_sets[at])
+            SplitRow(*at, n_perturbations[at], n_cells[at], *self._n_controls(*at[:2]), n_sets[at])
             for at in sorted(n_sets, key=lambda at: (*at[:2], SPLITS.index(at[2])))
         ]
         return tuple(rows), lengths
 
+    def _n_controls(self, dataset: str, cell_type: str) -> tuple[int, int]:
+        """Controls of a cell type that may be trained on, and those that only measure."""
+        condition = Condition(dataset, cell_type, self.table.control)
+        return len(self.controls_of(condition)), len(self.set_aside_of(condition))
 
-def open_cells(config: CellSetsConfig, set_size: int, seed: int) -> Cells:
+
+def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: EvaluationConfig = AS_DEFAULT) -> Cells:
     """Read the split file and the labels of all cells, open the values, and check that they fit together.
 
     Raises: Refused naming file, key or column, value, and what is accepted.
@@ -239,9 +257,11 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int) -> Cells:
     _report_mixed_files(table)
     by_path = {str(file.path): file for group in files.values() for file in group}
     used = [by_path[path] for path in table.file.names]
+    table, set_aside = set_controls_aside(table, _control_names(table, used), evaluation)
     reader, genes = open_reader(config, used, table.file.codes.astype(np.int64), table.row)
     return Cells(
         config=config,
+        evaluation=evaluation,
         set_size=set_size,
         seed=seed,
         table=table,
@@ -256,6 +276,7 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int) -> Cells:
         input_names=genes.input_names,
         judged="input" if genes.decoder_names is None else "genes",
         judged_names=genes.input_names if genes.decoder_names is None else genes.decoder_names,
+        set_aside=set_aside,
         fingerprint=_fingerprint(used, table, features),
     )
 
@@ -268,6 +289,23 @@ def perturbations_of(config: CellSetsConfig) -> tuple[str, ...]:
     split = read_split_file(Path(config.split))
     files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
     return read_table(files, config).perturbation.names
+
+
+def _by_condition(table: CellTable, chosen: BoolArray) -> Iterator[tuple[Condition, IntArray]]:
+    """The chosen cells of each condition, in the order of conditions."""
+    groups = group_cells(table, chosen, "cell_type")
+    for cells in np.split(groups.cells, groups.starts[1:-1]) if len(groups.cells) else ():
+        yield table.condition(cells[0]), cells
+
+
+def _control_names(table: CellTable, files: list[H5adFile]) -> list[str]:
+    """Names of the controls, in the order of the table."""
+    controls = np.flatnonzero(table.is_control)
+    names = np.empty(len(controls), object)
+    for code, file in enumerate(files):
+        here = np.equal(table.file.codes[controls], code)
+        names[here] = file.cell_names(table.row[controls[here]])
+    return names.tolist()
 
 
 def _check_controls(table: CellTable, config: CellSetsConfig) -> None:

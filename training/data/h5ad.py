@@ -87,6 +87,13 @@ class H5adFile:
         names, order = np.unique(np.array([str(name) for name in found], dtype=object), return_inverse=True)
         return Labels(order[codes].astype(np.int32), tuple(names))
 
+    def cell_names(self, rows: IntArray) -> list[str]:
+        """Names of cells: the index of `obs`.
+
+        Shape: rows (N,) -> N names.
+        """
+        return [str(name) for name in np.asarray(self._column("obs", self._index("obs")))[rows]]
+
     def gene_names(self, column: str | None) -> tuple[str, ...]:
         """Names of the genes of `X`: the index of `var`, whatever it is called, or a column of `var`.
 

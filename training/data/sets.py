@@ -62,7 +62,7 @@ class Groups:
 def group_cells(table: CellTable, chosen: BoolArray, matching: Literal["cell_type", "gem_group"]) -> Groups:
     """The chosen cells by group; a group whose GEM group has no control takes those of its cell type.
 
-    Every cell type has controls (`assemble.py` refuses the others).
+    Every cell type has controls (`assemble.py` refuses the others); those that are set aside to measure with are in no pool.
     """
     by_type = key(table.dataset, table.cell_type)
     condition = key(table.dataset, table.cell_type, table.perturbation)
@@ -75,7 +75,7 @@ def group_cells(table: CellTable, chosen: BoolArray, matching: Literal["cell_typ
     cells = index[np.argsort(group[index], kind="stable")]
     starts = np.append(np.flatnonzero(np.diff(group[cells], prepend=-1)), len(cells))
     first = cells[starts[:-1]]
-    pools, pool_of, n_unmatched = _pools(np.flatnonzero(table.is_control), fine, by_type, first)
+    pools, pool_of, n_unmatched = _pools(np.flatnonzero(table.is_control & ~table.is_set_aside), fine, by_type, first)
     return Groups(cells, starts, condition[first], by_type[first], pools, pool_of, n_unmatched)
 
 

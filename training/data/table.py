@@ -15,8 +15,8 @@ BoolArray = npt.NDArray[np.bool_]
 SplitArray = npt.NDArray[np.int8]
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-UNUSED = -1
-"""In `CellTable.split`: the cell is in no split; a split is its place in `SPLITS`."""
+UNUSED, SET_ASIDE = -1, len(SPLITS)
+"""In `CellTable.split`, beside places in `SPLITS`: the cell is in no split; it is a control that only measures (`set_aside.py`)."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,13 @@ class CellTable:
         return np.equal(self.perturbation.codes, self.perturbation.names.index(self.control))
 
     def is_in(self, split: Split) -> BoolArray:
-        """Whether a cell is in `split`; the controls of every used cell type are in `train`."""
+        """Whether a cell is in `split`; the controls of every used cell type are in `train`, but for those set aside."""
         return np.equal(self.split, SPLITS.index(split))
+
+    @property
+    def is_set_aside(self) -> BoolArray:
+        """Whether a cell is a control that only measures: in no split, in no set, and in no pool of controls."""
+        return np.equal(self.split, SET_ASIDE)
 
     def condition(self, cell: int) -> Condition:
         """How the cell was treated."""

@@ -1,0 +1,102 @@
+"""Control cells that are set aside to measure with: no model is trained on them, and no baseline is fitted on them.
+
+A predicted and a real shift are both differences from control cells. Where the model has trained on the controls that measure,
+their sampling noise is in both shifts and passes for agreement. So a share of the controls of every cell type is set aside when
+the split is made, before anything is trained. Which ones is a function of (seed, data set, GEM group, name of the cell): the order
+of rows and files does not count, nor does what else is in the files.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from training.cells import Condition
+from training.config import EvaluationConfig
+from training.data.table import SET_ASIDE, CellTable, key
+
+LEAST_CELLS = 8
+"""A cell type that cannot give so many sets none aside and is not judged; each draw of an evaluation halves them."""
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """What a model keeps of the controls that were set aside from its training."""
+
+    seed: int
+    control_fraction: float
+    digests: dict[str, str]
+    """`dataset.cell_type` -> digest of the names of the cells that were set aside; of every cell type that was trained on."""
+
+
+def set_controls_aside(table: CellTable, names: Sequence[str], config: EvaluationConfig) -> tuple[CellTable, SetAside | None]:
+    """The table with a share of the training controls of each cell type moved to `SET_ASIDE`, and what a model keeps of it.
+
+    Each GEM group gives its share, and keeps one control at least; a cell type that would give fewer than `LEAST_CELLS` gives none.
+
+    Args:
+        table: Cells of the three splits.
+        names: Names of the controls among them, in the order of the table.
+        config: The share and the seed.
+    """
+    if config.control_fraction is None:
+        return table, None
+    split, digests = table.split.copy(), {}
+    controls = np.flatnonzero(table.is_control)
+    name_of = dict(zip(controls.tolist(), names, strict=True))
+    by_type = key(table.dataset, table.cell_type)[controls]
+    for code in np.unique(by_type):
+        own = controls[by_type == code]
+        chosen = _chosen(table, own.tolist(), name_of, config)
+        if len(chosen) < LEAST_CELLS:
+            chosen = []
+        split[chosen] = SET_ASIDE
+        condition = table.condition(own[0])
+        digests[context_of(condition)] = _digest(name_of[cell] for cell in chosen)
+    return replace(table, split=split), SetAside(config.seed, config.control_fraction, digests)
+
+
+def context_of(condition: Condition) -> str:
+    """`dataset.cell_type`: what shares controls."""
+    return f"{condition.dataset}.{condition.cell_type}"
+
+
+def trained_on_measuring(model: SetAside | None, now: SetAside | None, contexts: Iterable[str]) -> frozenset[str]:
+    """Those of `contexts` (`dataset.cell_type`) whose measuring controls the model may have trained on.
+
+    A cell type that the model never trained on is none of them.
+
+    Args:
+        model: What the model was trained without; None if it was trained with all controls.
+        now: What measures; None if all controls do.
+        contexts: The cell types in question.
+    """
+    if model is None or now is None:
+        return frozenset(contexts)
+    return frozenset(name for name in contexts if model.digests.get(name, now.digests[name]) != now.digests[name])
+
+
+def _chosen(table: CellTable, controls: Sequence[int], name_of: Mapping[int, str], config: EvaluationConfig) -> list[int]:
+    """The cells that the controls of one cell type give: GEM group after GEM group, rounding carried on to the next."""
+    assert config.control_fraction is not None
+    labels = table.gem_group
+    gem_group_of = ["" if labels is None else labels.names[labels.codes[cell]] for cell in controls]
+    groups: dict[str, list[tuple[bytes, int]]] = {}
+    for cell, gem_group in zip(controls, gem_group_of, strict=True):
+        words = (str(config.seed), table.dataset.names[table.dataset.codes[cell]], gem_group, name_of[cell])
+        rank = hashlib.blake2b("\0".join(words).encode(), digest_size=16).digest()
+        groups.setdefault(gem_group, []).append((rank, cell))
+    chosen: list[int] = []
+    owed = 0.0
+    for _, members in sorted(groups.items()):
+        owed += config.control_fraction * len(members)
+        n = max(0, min(round(owed), len(members) - 1))
+        owed -= n
+        chosen += [cell for _, cell in sorted(members)[:n]]
+    return chosen
+
+
+def _digest(names: Iterable[str]) -> str:
+    """A short hash of names, whatever their order."""
+    return hashlib.sha256("\0".join(sorted(names)).encode()).hexdigest()[:16]
