@@ -26,15 +26,15 @@ from training.config import RunConfig
 from training.data.assemble import Cells, open_cells, perturbations_of
 from training.data.datamodule import CellSetsDataModule
 from training.data.perturbations import read_features, write_perturbed_genes
+from training.data.set_aside import trained_on_measuring
 from training.evaluation.baselines import fit_baselines
-from training.evaluation.evaluate import MAX_CELLS
 from training.evaluation.evaluate import evaluate as judge
 from training.evaluation.model_predictor import ModelPredictor
 from training.evaluation.predict import Provenance
 from training.evaluation.predict import predict as write_predictions
 from training.evaluation.report import write_report
 from training.evaluation.requests import requests_of_split, requests_of_table
-from training.evaluation.verdict import summarise, write_evaluation
+from training.evaluation.verdict import Judged, summarise, write_evaluation
 from training.mkl import settle_vector_functions
 from training.objectives.perturbation import Perturbation
 from training.plan import build_objective, length_of, one_pass, plan_text
@@ -54,7 +54,7 @@ def fit(config: RunConfig) -> Path:
     with TrainingLog() as record:
         directory.refuse(config)
         accelerator = device_of(config)
-        cells = open_cells(config.data, config.model.set_size, config.seed)
+        cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
         cells.check_trainable()
         log.info("%s", cells.summary())
         length = length_of(config, cells)
@@ -149,7 +149,7 @@ def check(config: RunConfig, write_features: Path | None = None, separator: str 
     settle_vector_functions()
     directory = RunDirectory(config.directory)
     directory.refuse(config)
-    cells = open_cells(config.data, config.model.set_size, config.seed)
+    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
     cells.check_trainable()
     directory.starting_point(config, _start(config, cells))
     log.info("%s", cells.summary())
@@ -161,7 +161,7 @@ def check(config: RunConfig, write_features: Path | None = None, separator: str 
 def show_plan(config: RunConfig) -> str:
     """The plan as `training show-config` prints it: without data, why it is not known."""
     try:
-        return plan_text(config, open_cells(config.data, config.model.set_size, config.seed))
+        return plan_text(config, open_cells(config.data, config.model.set_size, config.seed, config.evaluation))
     except Refused as refusal:
         return f"Plan: not known without the data: {refusal}"
 
@@ -246,19 +246,24 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
     Raises: Refused for a run that cannot be used, or a split without cells.
     """
     cells, predictor, saved, config = _trained(run_directory, overrides, checkpoint)
-    scores = judge(cells, split, [predictor, *fit_baselines(cells)])
+    baselines = fit_baselines(cells)
+    measured = judge(cells, split, [predictor, *baselines], all_controls_measure=cells.set_aside is None)
     evaluation = summarise(
-        scores,
-        split,
-        cells.judged,
-        MAX_CELLS,
-        RunDirectory(run_directory).config().data.validation,  # as the run had it, whatever is laid over it
-        trained=saved.card.trained_conditions,
-        checkpoint=_source(run_directory, checkpoint),
-        step=saved.step,
-        split_file=config.data.split,
+        measured,
+        Judged(
+            checkpoint=_source(run_directory, checkpoint),
+            step=saved.step,
+            split_file=config.data.split,
+            split=split,
+            representation=cells.judged,
+            validation=RunDirectory(run_directory).config().data.validation,  # as the run had it, whatever is laid over it
+            trained=saved.card.trained_conditions,
+            controls_set_aside=not trained_on_measuring(saved.card.set_aside, cells.set_aside, measured.n_controls),
+            answers={baseline.name: baseline.answers for baseline in baselines},
+            seed=cells.evaluation.seed,
+        ),
     )
-    write_evaluation(run_directory, evaluation, scores)
+    write_evaluation(run_directory, evaluation, measured.scores)
     log.info("%s", write_report(run_directory))
     return evaluation.verdict
 
@@ -285,7 +290,7 @@ def _trained(
     config = directory.config(overrides)
     _refuse_idle_overrides(directory.config(), config)
     saved = model_at(directory, checkpoint)
-    cells = open_cells(config.data, config.model.set_size, config.seed)
+    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
     _refuse_other_columns(saved.card, cells, config)
     device = torch.device("cuda" if device_of(config) == "gpu" else "cpu")
     return cells, ModelPredictor(saved.build(), _with_file_features(saved.card, config), device), saved, config

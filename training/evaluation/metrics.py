@@ -1,4 +1,4 @@
-"""Metrics: pure functions of arrays, in float64 but for `directions`, and a table of what each means and which way is good.
+"""Metrics: pure functions of arrays, in float64, and a table of what each means and which way is good.
 
 A shift is the mean of cells minus the mean of real control cells: of a prediction, the controls that it started from; of real
 cells, other controls of their cell type. J is the width of the judged representation.
@@ -12,8 +12,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
-from training.cells import FloatArray
 
 Float64Array = npt.NDArray[np.float64]
 AnyFloats = npt.NDArray[np.floating[Any]]
@@ -69,7 +67,12 @@ METRICS = (
         "Cosine of the angle between predicted and real mean shift; no change has 0 by definition.",
         "higher",
     ),
-    Metric("mae", "mean absolute error", "Mean absolute difference, over columns, of predicted and real mean cell.", "lower"),
+    Metric(
+        "mae_delta",
+        "mean absolute error of the mean shift",
+        "Mean absolute difference, over columns, of predicted and real mean shift; no change has the mean size of the real one.",
+        "lower",
+    ),
     Metric(
         "norm_ratio",
         "norm ratio",
@@ -139,12 +142,16 @@ def pearson(predicted_shift: AnyFloats, real_shift: AnyFloats) -> float:
     return cosine(a - a.mean(), b - b.mean())
 
 
-def mae(predicted_mean: AnyFloats, real_mean: AnyFloats) -> float:
-    """Mean absolute difference of two mean cells.
+def mae_delta(predicted_shift: AnyFloats, real_shift: AnyFloats) -> float:
+    """Mean absolute difference of two shifts.
+
+    Of shifts, not of mean cells: else a prediction that does not depend on its few starting cells would beat "no change" by having
+    less of their noise, where nothing is to be predicted.
 
     Shape: both (J,).
+    Source: `mae_delta` of cell-eval.
     """
-    return float(np.abs(np.asarray(predicted_mean, np.float64) - np.asarray(real_mean, np.float64)).mean())
+    return float(np.abs(np.asarray(predicted_shift, np.float64) - np.asarray(real_shift, np.float64)).mean())
 
 
 def norm_ratio(predicted_shift: AnyFloats, real_shift: AnyFloats) -> float:
@@ -158,33 +165,19 @@ def norm_ratio(predicted_shift: AnyFloats, real_shift: AnyFloats) -> float:
     return float(np.linalg.norm(np.asarray(predicted_shift, np.float64))) / real if real > 0 else float("nan")
 
 
-def discrimination_score_cosine(predicted_shift: AnyFloats, real_shift: AnyFloats, real_directions: AnyFloats, true: int) -> float:
-    """How well a predicted shift picks out its own perturbation among all real shifts of the cell type.
+def discrimination_score(own: float, others: AnyFloats) -> float:
+    """How well a predicted shift picks out its own perturbation among all real shifts of the cell type, by cosine.
 
-    (others less similar + half of the others equally similar) / (P - 1), similarity by cosine: 1 where the right one is the most
-    similar, 0 where it is the least, 0.5 by chance. One and the same prediction for every perturbation scores exactly 0.5 on
-    average over them. NaN for a single perturbation.
+    (others less similar + half of the others equally similar) / others: 1 where the right one is the most similar, 0 where it is
+    the least, 0.5 by chance. The same prediction for every perturbation scores 0.5 on average over them. NaN without others.
 
-    `real_directions` are the `directions` of all real shifts; `true` is the row of the right perturbation, for which `real_shift`
-    stands in.
+    Args:
+        own: Cosine of the predicted shift with the real shift of its own perturbation.
+        others: Its cosines with the real shifts of all other perturbations of the cell type.
 
-    Shape: both shifts (J,), real_directions (P, J).
     Source: rank score of PerturBench (arXiv 2408.10609) turned around; cosine because L1 rewards a longer shift (arXiv 2511.16954).
     """
-    if len(real_directions) < 2:
-        return float("nan")
-    own = cosine(predicted_shift, real_shift)
-    others = np.delete(real_directions @ directions(predicted_shift[None])[0], true)
-    return float(((others < own).sum() + 0.5 * (others == own).sum()) / len(others))
-
-
-def directions(shifts: AnyFloats) -> FloatArray:
-    """Shifts divided by their lengths; a shift of zero stays zero. In float32: there are as many as perturbations.
-
-    Shape: (P, J) -> (P, J).
-    """
-    lengths = np.linalg.norm(shifts, axis=1, keepdims=True)
-    return np.asarray(np.divide(shifts, lengths, out=np.zeros_like(shifts), where=lengths > 0), np.float32)
+    return float(((others < own).sum() + 0.5 * (others == own).sum()) / len(others)) if len(others) else float("nan")
 
 
 def _distances(x: AnyFloats, y: AnyFloats) -> Float64Array:
