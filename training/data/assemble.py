@@ -16,7 +16,8 @@ from training.data.h5ad import H5adFile
 from training.data.perturbations import PerturbationFeatures, features_for
 from training.data.reader import open_reader
 from training.data.set_aside import SetAside, set_controls_aside
-from training.data.sets import Groups, SetPlan, cut, group_cells, validation_batches
+from training.data.sets import Groups, SetPlan, group_cells, validation_batches
+from training.data.split_report import SplitReport, count_sets, summary_of
 from training.data.splits import assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
 from training.refusal import Refused, some
@@ -24,37 +25,6 @@ from training.refusal import Refused, some
 log = logging.getLogger(__name__)
 
 AS_DEFAULT = EvaluationConfig()
-
-
-@dataclass(frozen=True)
-class SplitRow:
-    """What a split has of one cell type."""
-
-    dataset: str
-    cell_type: str
-    split: Split
-    n_perturbations: int
-    n_cells: int
-    """Perturbed cells."""
-    n_controls: int
-    """Controls of the cell type, which all splits draw on."""
-    n_set_aside: int
-    """Controls of the cell type that only measure: no training set and no baseline has them."""
-    n_sets: int
-    """Sets per epoch; in `train` those of controls too, unless `include_controls` is off."""
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """The split as it came out: printed before training and kept in `run.json`."""
-
-    rows: tuple[SplitRow, ...]
-    leaks: tuple[str, ...]
-    """Held-out conditions whose cell type and perturbation are trained on, if only in another data set."""
-    unseen: tuple[str, ...]
-    """Held-out perturbations that no training cell has; a model with one-hot vectors knows nothing of them."""
-    training_sets: tuple[tuple[int, int], ...]
-    """Length of a training set, and sets of this length per epoch; the longest first."""
 
 
 @dataclass(frozen=True)
@@ -137,27 +107,13 @@ class Cells:
                 where = f"in data set {other.dataset}" if other.dataset != condition.dataset else "there too"
                 leaks.append(f"{split}: {_words(condition)}: trained on {where} ({len(self.cells_of(other, 'train'))} cells)")
         unseen = tuple(sorted({condition.perturbation for _, condition in held_out} - trained))
-        rows, lengths = self._counts()
-        return SplitReport(rows, tuple(leaks), unseen, tuple(sorted(lengths.items(), reverse=True)))
+        groups = {split: group_cells(self.table, self._sampled(split), self.config.control_matching) for split in SPLITS}
+        rows, lengths = count_sets(self.table, self._by_condition, groups, self.set_size)
+        return SplitReport(rows, tuple(leaks), unseen, lengths)
 
     def summary(self) -> str:
         """The report as text."""
-        head = ("data set", "cell type", "split", "perturbations", "cells", "controls", "set aside", "sets")
-        rows = [head, *(tuple(_shown(value) for value in vars(row).values()) for row in self.report.rows)]
-        widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-        lines = [
-            "  " + "  ".join(word.ljust(w) if i < 3 else word.rjust(w) for i, (word, w) in enumerate(zip(row, widths, strict=True)))
-            for row in rows
-        ]
-        sets = ", ".join(f"{number:,} of {length}" for length, number in self.report.training_sets)
-        lines.append(f"Training sets per epoch: {sets or 'none'} cells; a group that fills no full set gives shorter ones")
-        leaks = self.report.leaks
-        lines.append(f"Leak check: {len(leaks)} held-out conditions are trained on" + (": " + some(leaks) if leaks else ""))
-        if self.report.unseen:
-            lines.append(f"Never trained on in any cell type: {some(self.report.unseen)}")
-        if self.config.validation == "test":
-            lines.append("Validation uses the test cells, as data.validation says: the test is no longer held out")
-        return "\n".join(["Cells per split", *lines])
+        return summary_of(self.report, self.config.validation)
 
     @cached_property
     def _by_condition(self) -> dict[tuple[Split, Condition], IntArray]:
@@ -212,33 +168,6 @@ class Cells:
                 split, groups.n_unmatched, len(groups.sizes),
             )  # fmt: skip
         return groups
-
-    def _counts(self) -> tuple[tuple[SplitRow, ...], Counter[int]]:
-        """Rows of the report, and number of training sets by length."""
-        lengths: Counter[int] = Counter()
-        n_perturbations: Counter[tuple[str, str, Split]] = Counter()
-        n_cells: Counter[tuple[str, str, Split]] = Counter()
-        n_sets: Counter[tuple[str, str, Split]] = Counter()
-        for (split, condition), cells in self._by_condition.items():
-            if condition.perturbation != self.table.control:
-                n_perturbations[condition.dataset, condition.cell_type, split] += 1
-                n_cells[condition.dataset, condition.cell_type, split] += len(cells)
-        for split in SPLITS:
-            groups = group_cells(self.table, self._sampled(split), self.config.control_matching)
-            for first, size in zip(groups.cells[groups.starts[:-1]], groups.sizes, strict=True):
-                condition, sets = self.table.condition(first), cut(int(size), self.set_size)
-                n_sets[condition.dataset, condition.cell_type, split] += len(sets)
-                lengths.update(sets if split == "train" else ())
-        rows = [
-            SplitRow(*at, n_perturbations[at], n_cells[at], *self._n_controls(*at[:2]), n_sets[at])
-            for at in sorted(n_sets, key=lambda at: (*at[:2], SPLITS.index(at[2])))
-        ]
-        return tuple(rows), lengths
-
-    def _n_controls(self, dataset: str, cell_type: str) -> tuple[int, int]:
-        """Controls of a cell type that may be trained on, and those that only measure."""
-        condition = Condition(dataset, cell_type, self.table.control)
-        return len(self.controls_of(condition)), len(self.set_aside_of(condition))
 
 
 def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: EvaluationConfig = AS_DEFAULT) -> Cells:
@@ -347,7 +276,3 @@ def _fingerprint(files: list[H5adFile], table: CellTable, features: Perturbation
 
 def _words(condition: Condition) -> str:
     return f"{condition.perturbation} in {condition.dataset}.{condition.cell_type}"
-
-
-def _shown(value: str | int) -> str:
-    return value if isinstance(value, str) else f"{value:,}"

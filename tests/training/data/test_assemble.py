@@ -10,7 +10,8 @@ import pytest
 
 from training.cells import Condition, Sizes
 from training.config import CellSetsConfig
-from training.data.assemble import SplitRow, open_cells
+from training.data.assemble import open_cells
+from training.data.split_report import SplitRow
 from training.refusal import Refused
 
 SPLIT = """
