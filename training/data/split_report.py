@@ -71,7 +71,7 @@ def count_sets(
             condition, sets = table.condition(first), cut(int(size), set_size)
             n_sets[condition.dataset, condition.cell_type, split] += len(sets)
             lengths.update(sets if split == "train" else ())
-    kept = map(table.condition, np.flatnonzero(table.is_set_aside))
+    kept = map(table.condition, np.flatnonzero(table.is_set_aside).tolist())
     n_set_aside = Counter((control.dataset, control.cell_type) for control in kept)
     rows = [
         SplitRow(*at, n_perturbations[at], n_cells[at], n_controls[at[:2]], n_set_aside[at[:2]], n_sets[at])
