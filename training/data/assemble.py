@@ -222,9 +222,11 @@ def perturbations_of(config: CellSetsConfig) -> tuple[str, ...]:
 
 def _by_condition(table: CellTable, chosen: BoolArray) -> Iterator[tuple[Condition, IntArray]]:
     """The chosen cells of each condition, in the order of conditions."""
-    groups = group_cells(table, chosen, "cell_type")
-    for cells in np.split(groups.cells, groups.starts[1:-1]) if len(groups.cells) else ():
-        yield table.condition(cells[0]), cells
+    cells = np.flatnonzero(chosen)
+    condition = key(table.dataset, table.cell_type, table.perturbation)[cells]
+    order = np.argsort(condition, kind="stable")
+    for own in np.split(cells[order], np.flatnonzero(np.diff(condition[order])) + 1) if len(cells) else ():
+        yield table.condition(own[0]), own
 
 
 def _control_names(table: CellTable, files: list[H5adFile]) -> list[str]:

@@ -105,7 +105,8 @@ class MeanShiftPerPerturbation(Baseline):
     def _products(self, context: Context) -> tuple[float, float]:
         """Over perturbations trained on here and elsewhere: products of deviations here and there, and squares of those there."""
         product = square = 0.0
-        for row in self._shifts.rows_of[context]:
+        rows = self._shifts.rows_of[context]
+        for row in rows if len(rows) > 1 else ():  # a perturbation that is alone lies on the mean, and tells nothing
             condition = self._shifts.conditions[row]
             elsewhere = self._elsewhere(condition)
             if elsewhere is not None:

@@ -6,7 +6,6 @@ cells, other controls of their cell type. J is the width of the judged represent
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from math import inf, log
 from statistics import fmean, geometric_mean
 from typing import Any, Literal
 
@@ -25,15 +24,6 @@ class Metric:
     title: str
     sentence: str
     better: Literal["higher", "lower", "near 1"]
-
-    def goodness(self, value: float) -> float:
-        """A value as a number of which more is better: of a ratio -|log|, so that twice too long is as bad as half too short.
-
-        The ratio 0 is infinitely bad.
-        """
-        if self.better == "near 1":
-            return -abs(log(value)) if value > 0 else -inf
-        return value if self.better == "higher" else -value
 
     def mean(self, values: Collection[float]) -> float | None:
         """Mean of values; of ratios the geometric one, or 0.1 and 1.9 would make a perfect 1. None of no values.
@@ -77,7 +67,7 @@ METRICS = (
         "norm_ratio",
         "norm ratio",
         "Length of the predicted over the length of the real mean shift; 1 is right, no change has 0 by definition. "
-        "The mean is the geometric one; predictors are compared by the mean of |log|.",
+        "The mean is the geometric one.",
         "near 1",
     ),
     Metric(

@@ -9,11 +9,12 @@ import torch
 
 from training.cells import FloatArray, IntArray, Representation, Sizes, Split
 from training.checkpoints.model_file import ModelCard
-from training.config import CellSetsConfig, StateTransitionConfig
+from training.config import CellSetsConfig, EvaluationConfig, StateTransitionConfig
 from training.data.assemble import Cells
 from training.data.h5ad import Labels
-from training.data.perturbations import one_hot
-from training.data.table import SPLITS, CellTable
+from training.data.perturbations import PerturbationFeatures, one_hot
+from training.data.set_aside import SetAside
+from training.data.table import SET_ASIDE, SPLITS, CellTable
 from training.evaluation.metrics import AnyFloats
 from training.evaluation.model_predictor import ModelPredictor
 
@@ -34,10 +35,17 @@ class ArrayReader:
 
 @pytest.fixture
 def make_screen() -> Callable[..., Cells]:
-    """Build a screen from (data set, cell type, perturbation, split) -> cells; the controls are in `train`."""
+    """Build a screen from (data set, cell type, perturbation, split) -> cells.
+
+    Controls are in `train`, or in `aside`: those measure, and no baseline sees them.
+    """
 
     def make(
-        cells: Mapping[tuple[str, str, str, Split], AnyFloats], genes: AnyFloats | None = None, gem_groups: int = 0, seed: int = 42
+        cells: Mapping[tuple[str, str, str, Split | Literal["aside"]], AnyFloats],
+        genes: AnyFloats | None = None,
+        gem_groups: int = 0,
+        seed: int = 0,
+        features: PerturbationFeatures | None = None,
     ) -> Cells:
         rows = [(*key, row) for key, values in cells.items() for row in values]
         order = np.random.default_rng(0).permutation(len(rows))  # conditions lie scattered in a file
@@ -50,23 +58,27 @@ def make_screen() -> Callable[..., Cells]:
             gem_group=Labels(codes, tuple(f"gem{i}" for i in range(gem_groups))) if gem_groups else None,
             file=Labels(np.zeros(len(rows), np.int32), ("/somewhere/screen.h5ad",)),
             row=np.arange(len(rows))[::-1].astype(np.int64),
-            split=np.array([SPLITS.index(split) for split in columns[3]], np.int8),
+            split=np.array([SET_ASIDE if split == "aside" else SPLITS.index(split) for split in columns[3]], np.int8),
             control=CONTROL,
         )
         values = {"input": np.stack([rows[i][4] for i in order]).astype(np.float32)}
         if genes is not None:
             values["genes"] = (values["input"] @ genes).astype(np.float32)
         return Cells(
-            config=CellSetsConfig(split="screen.toml", control=CONTROL),
+            config=CellSetsConfig(
+                split="screen.toml", control=CONTROL, perturbation_features_file=None if features is None else "features.npz"
+            ),
+            evaluation=EvaluationConfig(seed=seed),
             set_size=8,
-            seed=seed,
+            seed=42,
             table=table,
             reader=ArrayReader(values),
-            features=one_hot(table.perturbation.names),
+            features=features or one_hot(table.perturbation.names),
             sizes=Sizes(values["input"].shape[1], len(table.perturbation.names), None, gem_groups),
             input_names=(),
             judged="input" if genes is None else "genes",
             judged_names=(),
+            set_aside=SetAside(seed, 0.3, {}),
             fingerprint="",
         )
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from training.cells import Condition
-from training.evaluation.draws import BLOCK, control_halves, drawn, mean_cell
+from training.evaluation.draws import BLOCK, control_halves, drawn, mean_cell, mean_cells
 
 KLF1 = Condition("screen", "k562", "KLF1")
 POPULATION = np.arange(100, 140)
@@ -53,12 +53,29 @@ def test_the_mean_is_read_in_blocks(make_screen):
     assert screen.reader.asked == [BLOCK, 7]
 
 
+def test_means_of_several_subsets_take_one_reading(make_screen):
+    values = np.random.default_rng(0).normal(size=(BLOCK + 7, 3)).astype(np.float32)
+    screen = make_screen({("screen", "k562", "control", "train"): values})
+    cells = np.arange(BLOCK + 7)
+    subsets = [np.arange(0, BLOCK + 7, 2), np.array([1, BLOCK + 6]), np.array([5])]
+
+    means = mean_cells(screen.reader, "input", cells, subsets)
+
+    of_rows = screen.reader.values["input"].astype(np.float64)
+    assert np.allclose(means, [of_rows[subset].mean(axis=0) for subset in subsets], rtol=0, atol=1e-12)
+    assert screen.reader.asked == [BLOCK, 7]
+
+
 def test_halves_of_the_controls_are_disjoint_and_one_for_all_conditions_of_a_cell_type():
-    start, reference = control_halves(POPULATION[:39], seed=1, condition=KLF1)
+    start, reference = control_halves(POPULATION[:39], 0, seed=1, condition=KLF1)
 
     assert (len(start), len(reference)) == (20, 19)
     assert sorted([*start, *reference]) == list(POPULATION[:39])
     other = replace(KLF1, perturbation="KLF2")
-    assert np.array_equal(start, control_halves(POPULATION[:39], seed=1, condition=other)[0])
-    assert not np.array_equal(start, control_halves(POPULATION[:39], seed=2, condition=KLF1)[0])
-    assert [len(half) for half in control_halves(POPULATION[:1], seed=1, condition=KLF1)] == [1, 1]
+    assert np.array_equal(start, control_halves(POPULATION[:39], 0, seed=1, condition=other)[0])
+    for changed in (
+        control_halves(POPULATION[:39], 0, seed=2, condition=KLF1),
+        control_halves(POPULATION[:39], 1, seed=1, condition=KLF1),
+        control_halves(POPULATION[:39], 0, seed=1, condition=replace(KLF1, cell_type="rpe1")),
+    ):
+        assert not np.array_equal(start, changed[0])
