@@ -9,23 +9,24 @@ from typing import Any
 
 from training.checkpoints.run_directory import write_text
 from training.evaluation.curves import PANELS, History, draw, read_history
-from training.evaluation.metrics import METRICS
-from training.evaluation.verdict import MODEL, shown
+from training.evaluation.evaluate import CEILING
+from training.evaluation.metrics import BY_NAME, METRICS
+from training.evaluation.verdict import MODEL, PHRASES, shown
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: .2rem; } h2 { margin-top: 2.2rem; border-bottom: 1px solid #ccc; }
-.verdict { background: #f3f6fa; border-left: 5px solid #4477aa; padding: .8rem 1rem; font-size: 1.1rem; }
+.verdict { background: #f3f6fa; border-left: 5px solid #4477aa; padding: .8rem 1rem; white-space: pre-line; }
 .missing { color: #777; font-style: italic; }
 table { border-collapse: collapse; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #e3e3e3; }
 th { background: #fafafa; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
-tr.model td { font-weight: bold; } tr.ceiling td { color: #777; }
+tr.model td { font-weight: bold; } tr.ceiling td { color: #777; } tr.worse td:last-child { font-weight: bold; }
 .curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
 figure { margin: 0; break-inside: avoid; } figcaption { font-weight: bold; } svg { width: 100%; height: auto; }
 pre { background: #f7f7f7; padding: 1rem; overflow-x: auto; font-size: 13px; }
 dt { font-weight: bold; } dd { margin: 0 0 .4rem 1rem; }
-@media print { body { max-width: none; margin: 0; } details > * { display: block; } pre { white-space: pre-wrap; } }
+@media print { body { max-width: none; margin: 0; } pre { white-space: pre-wrap; } }
 """
 
 
@@ -78,32 +79,59 @@ def _verdict(metrics: Mapping[str, Any]) -> str:
 def _metrics(metrics: Mapping[str, Any]) -> str:
     if not metrics:
         return _missing("No metrics.json yet.")
-    model, baselines, ceiling = metrics.get("model", {}), metrics.get("baselines", {}), metrics.get("ceiling", {})
-    counts = metrics.get("n_conditions_answered", {})
-    names = ("checkpoint", "step", "split", "split_file", "n_conditions", "n_conditions_trained_on", "max_cells")
+    figures = {MODEL: metrics.get("model", {}), **metrics.get("baselines", {}), CEILING: metrics.get("ceiling", {})}
+    names = ("checkpoint", "step", "split", "split_file", "n_conditions", "n_conditions_trained_on", "max_cells", "draws", "seed")
     told = {name: escape(str(metrics.get(name, "?"))) for name in names}
     parts = [
         f"<p>Judged: {told['checkpoint']} (step {told['step']}), on split {told['split']} of {told['split_file']}: "
         f"{told['n_conditions']} conditions, of which the model was trained on {told['n_conditions_trained_on']}.</p>",
-        f"<p>Means over conditions, at most {told['max_cells']} cells each. Every predictor starts from the same real "
-        "control cells. The ceiling is one half of the real cells as a prediction of the other. A baseline may answer fewer "
-        "conditions than the model; the verdict compares on the shared ones: a mean difference within its standard error is not "
-        "told apart from none.</p>",
-        _figures_table({MODEL: model, **baselines, "ceiling": ceiling}, counts),
+        f"<p>Means over conditions, each ± half of its 95 % interval; at most {told['max_cells']} real cells each. "
+        f"Every predictor starts from the same control cells; figures are means over {told['draws']} draws of them (evaluation.seed "
+        f"{told['seed']}). {escape(_controls(metrics))} A predictor that answers fewer conditions than its neighbour has a mean "
+        "over other conditions: the comparisons below are over the conditions that both answer. The ceiling is a repeat of the "
+        "experiment: one half of the real cells as a prediction of the other, its correlations corrected to all cells "
+        "(Spearman-Brown). It has noise of its own, so a prediction without noise may lie above it.</p>",
+        _figures_table(figures, metrics.get("n_conditions_answered", {}), metrics.get("margins", {})),
+        "<h3>Comparisons</h3>",
+        _comparisons(metrics.get("comparisons", ())),
     ]
-    for name, figures in metrics.get("cell_types", {}).items():
-        parts += [f"<details><summary>{escape(name)}</summary>", _figures_table(figures, {}), "</details>"]
+    for name, own in metrics.get("cell_types", {}).items():
+        parts += [f"<details open><summary>{escape(name)}</summary>", _figures_table(own, {}, {}), "</details>"]
     parts.append("<dl>" + "".join(f"<dt>{escape(m.title)}</dt><dd>{escape(m.sentence)}</dd>" for m in METRICS) + "</dl>")
     return "\n".join(parts)
 
 
-def _figures_table(figures: Mapping[str, Mapping[str, Any]], counts: Mapping[str, int]) -> str:
+def _controls(metrics: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{name} {n}" for name, n in metrics.get("n_controls", {}).items())
+    if metrics.get("controls_set_aside", True):
+        return f"These and the controls that measure real shifts were set aside from training ({counts})."
+    return f"Controls were not set aside: the model has trained on those that measure, which flatters it ({counts})."
+
+
+def _figures_table(
+    figures: Mapping[str, Mapping[str, Any]], counts: Mapping[str, int], margins: Mapping[str, Mapping[str, Any]]
+) -> str:
     header = ["", *(f"{metric.title} ({metric.better})" for metric in METRICS), *(["conditions"] if counts else [])]
     rows = []
     for name, values in figures.items():
-        count = [str(counts.get(name, 0))] if counts else []
-        rows.append((name, [shown(name), *(_number(values.get(metric.name)) for metric in METRICS), *count]))
+        own = margins.get(name, {})
+        cells = [
+            _number(values.get(m.name)) + (f" ± {_number(own[m.name])}" if own.get(m.name) is not None else "") for m in METRICS
+        ]
+        rows.append((name, [shown(name), *cells, *([str(counts.get(name, 0))] if counts else [])]))
     return _table(header, rows)
+
+
+def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
+    """The model beside each baseline, over the conditions that both answer."""
+    header = ["baseline", "metric", "conditions of", "number", "model", "baseline", "gain", "for a win more than", "the model"]
+    rows = []
+    for c in comparisons:
+        gain = _number(c["gain"]) + (f" ± {_number(c['margin'])}" if c["margin"] is not None else "")
+        figures = [_number(c["model"]), _number(c["other"]), gain, _number(c["corrected_margin"])]
+        named = [shown(c["baseline"]), BY_NAME[c["metric"]].title, c["scope"], str(c["n_conditions"])]
+        rows.append((c["outcome"], [*named, *figures, PHRASES[c["outcome"]]]))
+    return _table(header, rows) if rows else _missing("No baseline has an answer.")
 
 
 def _curves(history: History) -> str:
@@ -128,7 +156,7 @@ def _conditions(path: Path) -> str:
         condition = tuple(score[name] for name in ("dataset", "cell_type", "perturbation", "n_cells"))
         if score["predictor"] == MODEL:
             figures.setdefault(condition, {})[score["metric"]] = score["value"]
-        elif score["predictor"] == "ceiling" and score["metric"] == "cosine":
+        elif score["predictor"] == CEILING and score["metric"] == "cosine":
             ceiling[condition] = score["value"]
     header = ["perturbation", "cell type", "data set", "cells", *(metric.title for metric in METRICS), "ceiling of the cosine"]
     rows = [

@@ -161,6 +161,7 @@ def test_means_of_many_conditions_are_not_stacked():
 
     assert peak < 1_000_000
     predicted = predictor.shift(Condition("x", "k562", "new"))
+    assert predicted is not None
     assert np.allclose(predicted, values.mean(axis=0, dtype=np.float64), atol=1e-5)
 
 

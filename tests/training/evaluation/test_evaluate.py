@@ -224,7 +224,7 @@ def test_the_ceiling_equals_the_one_by_hand(make_screen):
     for c in conditions:
         own = screen.cells_of(c, "test")
         real[c] = values[drawn(own, len(own), seed=0, purpose="real cells", condition=c)]
-    found = {c: ([], []) for c in conditions}
+    found: dict[Condition, tuple[list, list]] = {c: ([], []) for c in conditions}
     for draw in range(DRAWS):
         start, reference = control_halves(screen.set_aside_of(conditions[0]), draw, seed=0, condition=conditions[0])
         for c in conditions:

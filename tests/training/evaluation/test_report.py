@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 import pytest
 
 from training.cells import Condition
-from training.evaluation.evaluate import Score
+from training.evaluation.evaluate import Measured, Score
 from training.evaluation.metrics import METRICS
 from training.evaluation.report import write_report
-from training.evaluation.verdict import summarise, write_evaluation
+from training.evaluation.verdict import Judged, summarise, write_evaluation
 
 
 class Page(HTMLParser):
@@ -54,9 +54,19 @@ def run(tmp_path):
     conditions = [Condition("x", "k562", "KLF1&2"), Condition("x", "k562", "<b>TGFBR2</b>")]
     values = {"model": 0.61, "no_change": 0.0, "ceiling": 0.83}
     scores = [Score(c, name, m.name, value, 25) for c in conditions for name, value in values.items() for m in METRICS]
-    trained = [("k562", "KLF1&2")]
-    evaluation = summarise(scores, "test", "genes", 500, trained=trained, checkpoint="best", step=1234, split_file="my<split>.toml")
-    write_evaluation(folder, evaluation, scores)
+    judged = Judged(
+        checkpoint="best",
+        step=1234,
+        split_file="my<split>.toml",
+        split="test",
+        representation="genes",
+        validation="split",
+        trained=[("k562", "KLF1&2")],
+        controls_set_aside=True,
+        answers={},
+        seed=7,
+    )
+    write_evaluation(folder, summarise(Measured(tuple(scores), {"x.k562": 33}), judged), scores)
     return folder
 
 
@@ -69,6 +79,8 @@ def test_the_report_holds_everything_of_the_run(run):
     assert path == run / "report.html"
     assert page.open == []
     assert json.loads((run / "metrics.json").read_text())["verdict"] in text
+    assert "means over 10 draws of them (evaluation.seed 7)" in text
+    assert "set aside from training (x.k562 33)" in text
     for word in ("model", "no change", "ceiling", "0.61", "0.83", "KLF1&2", "<b>TGFBR2</b>", "abc123", "torch 2.15", "resume=true"):
         assert word in text, word
     assert "Judged: best (step 1234), on split test of my<split>.toml: 2 conditions, of which the model was trained on 1." in text
@@ -76,6 +88,35 @@ def test_the_report_holds_everything_of_the_run(run):
     assert "train/loss_genes_floor (no change)" in text
     assert html.count("<svg") == 2
     assert "Loss, embedding head: nothing logged." in text
+
+
+def test_print_shows_every_table(run):
+    """A folded table does not come out on paper."""
+    html = write_report(run).read_text()
+
+    assert html.count("<details open>") == html.count("<details") == 2
+
+
+def test_a_mean_stands_with_its_interval_and_comparisons_with_their_conditions(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["margins"]["model"]["cosine"] = 0.05
+    metrics["n_conditions_answered"]["no_change"] = 1
+    (run / "metrics.json").write_text(json.dumps(metrics))
+
+    text = " ".join(Page(write_report(run).read_text()).text)
+
+    assert "0.61 ± 0.05" in text
+    assert "over the conditions that both answer" in text
+    cosine = next(c for c in metrics["comparisons"] if c["metric"] == "cosine")
+    assert cosine["n_conditions"] == 2
+    assert "no change cosine of the mean shift all 2 0.61 0 0.61 - is not told apart from" in text
+
+
+def test_a_model_that_has_seen_the_controls_is_said_to_be_flattered(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    (run / "metrics.json").write_text(json.dumps(metrics | {"controls_set_aside": False}))
+
+    assert "Controls were not set aside" in write_report(run).read_text()
 
 
 def test_the_report_needs_no_network_and_runs_no_script(run):

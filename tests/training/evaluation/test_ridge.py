@@ -85,8 +85,9 @@ def test_errors_of_leaving_out_equal_a_loop(penalty):
     x, y = rng.normal(size=(15, 5)), rng.normal(size=(15, 7))
     codes, everything = np.zeros(15, np.int64), np.arange(15)
     centred = [values - values.mean(axis=0) for values in (x, y)]
-    fit = ridge._Fit(*centred, everything, codes, np.ones(15, bool))
-    strength = penalty * (centred[0] ** 2).sum(axis=1).mean()
+    a, b = centred
+    fit = ridge._Fit(a, b, everything, codes, np.ones(15, bool))
+    strength = penalty * (a**2).sum(axis=1).mean()
 
     errors = []
     for i in range(15):

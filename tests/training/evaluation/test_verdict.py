@@ -7,151 +7,138 @@ import numpy as np
 import pytest
 
 from training.cells import Condition
-from training.evaluation.evaluate import Score
-from training.evaluation.verdict import summarise, write_evaluation
+from training.evaluation.evaluate import Measured, Score
+from training.evaluation.verdict import Judged, summarise, write_evaluation
 
 A, B, C = (Condition("x", "k562", name) for name in "ABC")
 D = Condition("x", "rpe1", "A")
 NAN = float("nan")
+ANSWERS = {"additive": "combinations of trained parts"}
 
 
-def scores(values):
+def scores(values, n_cells=10):
     """{(predictor, metric): {condition: value}} -> scores."""
-    return [Score(condition, p, m, value, 10) for (p, m), row in values.items() for condition, value in row.items()]
+    return [Score(condition, p, m, value, n_cells) for (p, m), row in values.items() for condition, value in row.items()]
 
 
 def both(predictor, cosine, energy):
     return {(predictor, "cosine"): cosine, (predictor, "energy_distance"): energy}
 
 
-def summary(values, split="test", validation="split", trained=()):
-    judged = scores(values)
+def summary(values, split="test", validation="split", trained=(), aside=True, n_controls=None, n_cells=10):
+    judged = scores(values, n_cells)
+    counted = n_controls or {f"{s.condition.dataset}.{s.condition.cell_type}": 30 for s in judged}
     return summarise(
-        judged, split, "genes", 500, validation, trained=trained, checkpoint="model.pt", step=400, split_file="screen.toml"
+        Measured(tuple(judged), counted),
+        Judged(
+            checkpoint="model.pt",
+            step=400,
+            split_file="screen.toml",
+            split=split,
+            representation="genes",
+            validation=validation,
+            trained=trained,
+            controls_set_aside=aside,
+            answers=ANSWERS,
+            seed=0,
+        ),
     )
 
 
-def cosines(model, baseline, metric="cosine"):
-    """The comparison of a model with a baseline that have these values for as many conditions."""
-    conditions = [Condition("x", "k562", f"P{i}") for i in range(len(model))]
-    values = {(name, metric): dict(zip(conditions, row, strict=True)) for name, row in (("model", model), ("no_change", baseline))}
-    evaluation = summary(values)
-    (comparison,) = evaluation.comparisons
-    return comparison, evaluation.verdict
+def line(evaluation, start):
+    """The line of the verdict that begins so."""
+    (found,) = [text for text in evaluation.verdict.splitlines() if text.startswith(f"- {start}")]
+    return found
 
 
 GOOD = (
-    both("model", {A: 0.6, B: 0.4}, {A: 0.1, B: 0.1})
-    | both("no_change", {A: 0.0, B: 0.0}, {A: 0.4, B: 0.2})
+    both("model", {A: 0.55, B: 0.45, C: 0.5}, {A: 0.1, B: 0.1, C: 0.1})
+    | both("no_change", {A: 0.0, B: 0.0, C: 0.0}, {A: 0.4, B: 0.38, C: 0.42})
     | both("mean_shift_per_perturbation", {A: 0.2}, {A: 0.2})
-    | both("ceiling", {A: 0.9, B: 0.7}, {A: 0.01, B: -0.01})
+    | both("ceiling", {A: 0.9, B: 0.7, C: 0.8}, {A: 0.01, B: -0.01, C: 0.0})
 )
 
 
 def test_a_model_that_wins():
-    assert summary(GOOD).verdict == (
-        "Verdict: for 2 conditions (split test), none of which the model was trained on, "
-        "on cosine of the mean shift (higher is better) the model beats "
-        "no change (0.5 against 0, on only 2 conditions), "
-        "mean shift per perturbation (0.6 against 0.2, on only 1 condition) (ceiling 0.8); "
-        "on energy distance (lower is better) the model beats "
-        "no change (0.1 against 0.3, on only 2 conditions), "
-        "mean shift per perturbation (0.1 against 0.2, on only 1 condition) (ceiling 0)."
+    verdict = summary(GOOD).verdict.splitlines()
+
+    assert verdict[0] == "Verdict: for 3 conditions (split test), none of which the model was trained on,"
+    assert verdict[1] == (
+        "- on cosine of the mean shift (higher is better) the model beats no change (0.5 against 0) and is not told apart from "
+        "mean shift per perturbation (0.55 against 0.2, on only 1 condition); a repeat of the experiment has 0.8"
+    )
+    assert verdict[2] == (
+        "- on energy distance (lower is better) the model beats no change (0.1 against 0.4) and is not told apart from mean shift "
+        "per perturbation (0.1 against 0.2, on only 1 condition); a repeat of the experiment has 0"
+    )
+    assert verdict[-1] == (
+        '- "beats": the 95% interval, corrected for 4 comparisons, lies on the better side; "loses": the plain interval lies on '
+        "the worse side; on fewer than 3 conditions nothing is won"
     )
 
 
 def test_a_model_that_loses_is_told_so():
-    verdict = summary(GOOD | both("model", {A: 0.1, B: 0.1}, {A: 0.9, B: 0.9})).verdict
+    evaluation = summary(GOOD | both("model", {A: 0.1, B: 0.12, C: 0.11}, {A: 0.9, B: 0.91, C: 0.93}))
 
-    assert (
-        "beats no change (0.1 against 0, on only 2 conditions) and loses to mean shift per perturbation (0.1 against 0.2" in verdict
-    )
-    assert (
-        "on energy distance (lower is better) the model loses to no change (0.9 against 0.3, on only 2 conditions), mean" in verdict
-    )
+    assert "loses to mean shift per perturbation (0.1 against 0.2, on only 1 condition)" in line(evaluation, "on cosine")
+    assert "the model loses to no change (0.913 against 0.4), mean shift" in line(evaluation, "on energy")
 
 
-def test_a_tie_is_no_win():
-    tied = summary(GOOD | both("model", {A: 0.0, B: 0.0}, {A: 1.0, B: 1.0}))
+def test_every_cell_type_and_metric_in_which_the_model_is_worse_is_named():
+    """Pooled the model wins on cosine; in rpe1 it is worse than no change on energy distance."""
+    k562 = [Condition("x", "k562", f"P{i}") for i in range(6)]
+    rpe1 = [Condition("x", "rpe1", f"P{i}") for i in range(6)]
+    rng = np.random.default_rng(0)
 
-    assert "is not told apart from no change (0 against 0, on only 2 conditions)" in tied.verdict
+    def row(of_k562, of_rpe1):
+        noise = rng.normal(size=12) * 0.02
+        return dict(zip([*k562, *rpe1], [of_k562] * 6 + [of_rpe1] * 6 + noise, strict=True))
 
+    evaluation = summary(both("model", row(0.6, 0.1), row(0.1, 0.8)) | both("no_change", row(0, 0), row(0.5, 0.5)))
 
-def test_a_difference_within_its_standard_error_is_no_win_and_no_loss():
-    """Differences 0.6, -0.2, -0.1: mean 0.1, standard error 0.25."""
-    comparison, verdict = cosines([0.8, 0.1, 0.3], [0.2, 0.3, 0.4])
-    turned, _ = cosines([0.2, 0.3, 0.4], [0.8, 0.1, 0.3])
-
-    assert comparison.outcome == turned.outcome == "undecided"
-    assert comparison.standard_error == pytest.approx(np.std([0.6, -0.2, -0.1], ddof=1) / np.sqrt(3))
-    assert "the model is not told apart from no change (0.4 against 0.3)" in verdict
-    assert "beats" not in verdict
-
-
-def test_a_difference_beyond_its_standard_error_decides():
-    """The values of both scatter widely, their paired differences (0.1, 0.2, 0.1) do not."""
-    one, other = [0.1, 0.5, 0.9], [0.0, 0.3, 0.8]
-
-    assert [cosines(*pair)[0].outcome for pair in ((one, other), (other, one))] == ["better", "worse"]
-    assert [cosines(*pair, "mae")[0].outcome for pair in ((one, other), (other, one))] == ["worse", "better"]
-    assert "the model beats no change (0.5 against 0.367)" in cosines(one, other)[1]
-    assert "the model loses to no change (0.367 against 0.5)" in cosines(other, one)[1]
+    assert "beats no change (0.3" in line(evaluation, "on cosine")
+    assert "in rpe1" not in evaluation.verdict
+    assert line(evaluation, "in x.rpe1 alone").startswith("- in x.rpe1 alone the model loses to no change on energy distance (0.8")
+    assert "in x.k562" not in evaluation.verdict
+    assert {c.scope for c in evaluation.comparisons} == {"all", "x.k562", "x.rpe1"}
 
 
-def test_two_conditions_have_no_standard_error_and_the_verdict_says_how_few_they_are():
-    comparison, verdict = cosines([0.8, 0.1], [0.2, 0.3])
+def test_a_cell_type_that_is_not_judged_is_named():
+    missing = {(p, m): row | {D: NAN} for (p, m), row in GOOD.items()}
+    evaluation = summary(missing, n_controls={"x.k562": 30, "x.rpe1": 1})
 
-    assert (comparison.outcome, comparison.standard_error) == ("better", None)
-    assert "beats no change (0.45 against 0.25, on only 2 conditions)" in verdict
-
-
-def test_ratios_are_compared_by_their_logarithms():
-    """0.1 and 1.9 have the arithmetic mean 1, and are worse than 0.8 throughout."""
-    comparison, _ = cosines([0.1, 1.9, 0.1, 1.9], [0.8, 0.8, 0.8, 0.8], "norm_ratio")
-
-    assert comparison.outcome == "worse"
-    assert comparison.model == pytest.approx(0.19**0.5)
-    assert cosines([0.5, 2.0, 0.5], [2.0, 0.5, 2.0], "norm_ratio")[0].outcome == "undecided"
+    assert line(evaluation, "x.rpe1") == "- x.rpe1 is not judged: 1 controls measure there, and 8 are needed (1 condition)"
+    assert "no prediction" not in evaluation.verdict
 
 
-def test_a_ratio_of_0_loses_without_a_standard_error():
-    ratios, zeros = [0.1, 0.2, 0.3], [0.0, 0.0, 0.0]
-    compared = [cosines(*pair, "norm_ratio")[0] for pair in ((ratios, zeros), (zeros, ratios), (zeros, zeros))]
+def test_a_model_that_was_trained_on_the_measuring_controls_wins_nothing():
+    evaluation = summary(GOOD, aside=False)
 
-    assert [(c.outcome, c.standard_error) for c in compared] == [("better", None), ("worse", None), ("undecided", None)]
-    assert [c.other for c in compared[::2]] == [0, 0]
-
-
-def test_a_model_between_baselines():
-    conditions = [Condition("x", "k562", f"P{i}") for i in range(3)]
-    rows = {"model": [0.5, 0.4, 0.6], "no_change": [0.0] * 3, "additive": [0.9] * 3, "other": [0.4, 0.5, 0.6]}
-    values = {(name, "cosine"): dict(zip(conditions, row, strict=True)) for name, row in rows.items()}
-
-    assert (
-        "the model beats no change (0.5 against 0) and is not told apart from other (0.5 against 0.5) "
-        "and loses to additive (0.5 against 0.9)"
-    ) in summary(values).verdict
+    assert "beats no change" not in evaluation.verdict
+    assert "controls not set aside: the model has trained on the controls that measure" in evaluation.verdict
+    assert evaluation.controls_set_aside is False
+    assert "controls not set aside" not in summary(GOOD).verdict
 
 
-def test_a_baseline_is_compared_on_shared_conditions_only():
-    """Over its own conditions the baseline looks better (0.5) than the model over all of its (0.35)."""
-    values = both("model", {A: 0.6, B: 0.1}, {A: 0.1, B: 0.1}) | both("no_change", {A: 0.5}, {A: 0.2})
-    comparison = next(c for c in summary(values).comparisons if c.metric == "cosine")
+def test_one_cell_has_no_energy_distance_and_the_verdict_says_why():
+    one = both("model", {A: 0.6}, {A: NAN}) | both("no_change", {A: 0.0}, {A: NAN})
+    evaluation = summary(one, n_cells=1)
 
-    assert (comparison.model, comparison.other, comparison.n_conditions, comparison.outcome) == (0.6, 0.5, 1, "better")
+    assert line(evaluation, "on energy").endswith("has nothing to beat: it takes two cells, and there is one of A in x.k562")
+    assert line(evaluation, "one cell") == "- one cell has no spread: the energy distance is undefined for A in x.k562"
 
 
 def test_conditions_without_a_prediction_are_counted():
-    values = GOOD | both("model", {A: 0.6}, {A: 0.1})
+    evaluation = summary(GOOD | both("model", {A: 0.6}, {A: 0.1}))
 
-    assert summary(values).verdict.startswith("Verdict: for 1 condition (split test), which the model was not trained on, ")
-    assert summary(values).verdict.endswith("It has no prediction for 1 more.")
-    without = both("additive", {A: NAN, B: NAN}, {A: NAN, B: NAN})
-    assert summary(GOOD | without).verdict == summary(GOOD).verdict + " No answer from additive."
+    assert evaluation.verdict.startswith("Verdict: for 1 condition (split test), which the model was not trained on,")
+    assert line(evaluation, "the model has no") == "- the model has no prediction for 2 more"
+    without = both("additive", {A: NAN, B: NAN, C: NAN}, {A: NAN, B: NAN, C: NAN})
+    assert line(summary(GOOD | without), "no answer") == "- no answer from additive: it answers combinations of trained parts"
     assert summary(GOOD | without).baselines["additive"]["cosine"] is None
     assert summary(GOOD | without).n_conditions_answered["additive"] == 0
     silent = {key: row for key, row in GOOD.items() if key[0] != "model"}
-    assert summary(silent).verdict == "Verdict: the model has no prediction for any of 2 conditions (split test)."
+    assert summary(silent).verdict == "Verdict: the model has no prediction for any of 3 conditions (split test)."
 
 
 def test_the_verdict_names_conditions_that_chose_the_weights():
@@ -161,21 +148,21 @@ def test_the_verdict_names_conditions_that_chose_the_weights():
         for validation in ("split", "test", "none")
     }
 
-    assert said["test", "split"] == said["test", "none"] == "Verdict: for 2 conditions (split test)"
-    assert said["val", "test"] == said["val", "none"] == "Verdict: for 2 conditions (split val)"
-    assert said["val", "split"] == "Verdict: for 2 conditions that the weights were chosen by (split val)"
-    assert said["test", "test"] == "Verdict: for 2 conditions that the weights were chosen by (split test)"
+    assert said["test", "split"] == said["test", "none"] == "Verdict: for 3 conditions (split test)"
+    assert said["val", "test"] == said["val", "none"] == "Verdict: for 3 conditions (split val)"
+    assert said["val", "split"] == "Verdict: for 3 conditions that the weights were chosen by (split val)"
+    assert said["test", "test"] == "Verdict: for 3 conditions that the weights were chosen by (split test)"
 
 
 def test_the_verdict_counts_conditions_that_the_model_was_trained_on():
-    a, b, elsewhere = ("k562", "A"), ("k562", "B"), ("rpe1", "B")
+    a, b, c, elsewhere = ("k562", "A"), ("k562", "B"), ("k562", "C"), ("rpe1", "B")
     one = both("model", {A: 0.6}, {A: 0.1})
     told = [
-        (GOOD, (), 0, "for 2 conditions (split test), none of which the model was trained on, on cosine"),
-        (GOOD, [a, elsewhere], 1, "for 2 conditions (split test), 1 of which the model was trained on, on cosine"),
-        (GOOD, [a, b, elsewhere], 2, "for 2 conditions (split test), all of which the model was trained on, on cosine"),
-        (one, [b], 0, "for 1 condition (split test), which the model was not trained on, on cosine"),
-        (one, [a], 1, "for 1 condition (split test), which the model was trained on, on cosine"),
+        (GOOD, (), 0, "for 3 conditions (split test), none of which the model was trained on,"),
+        (GOOD, [a, elsewhere], 1, "for 3 conditions (split test), 1 of which the model was trained on,"),
+        (GOOD, [a, b, c, elsewhere], 3, "for 3 conditions (split test), all of which the model was trained on,"),
+        (one, [b], 0, "for 1 condition (split test), which the model was not trained on,"),
+        (one, [a], 1, "for 1 condition (split test), which the model was trained on,"),
     ]
 
     for values, trained, n, words in told:
@@ -186,14 +173,15 @@ def test_the_verdict_counts_conditions_that_the_model_was_trained_on():
 
 
 def test_only_predicted_conditions_count_as_trained_on_in_the_verdict():
-    evaluation = summary(GOOD | both("model", {A: 0.6, B: NAN}, {A: 0.1, B: NAN}), trained=[("k562", "B")])
+    values = GOOD | both("model", {A: 0.6, B: NAN, C: NAN}, {A: 0.1, B: NAN, C: NAN})
+    evaluation = summary(values, trained=[("k562", "B")])
 
     assert evaluation.n_conditions_trained_on == 1
-    assert "for 1 condition (split test), which the model was not trained on, " in evaluation.verdict
+    assert "for 1 condition (split test), which the model was not trained on," in evaluation.verdict
 
 
 def test_undefined_values_count_nowhere():
-    values = GOOD | both("model", {A: 0.6, B: NAN}, {A: NAN, B: NAN})
+    values = GOOD | both("model", {A: 0.6, B: NAN, C: NAN}, {A: NAN, B: NAN, C: NAN})
     evaluation = summary(values)
 
     assert evaluation.model["cosine"] == 0.6
@@ -206,6 +194,10 @@ def test_figures_overall_and_per_cell_type():
     evaluation = summary(both("model", {A: 0.6, B: 0.4, D: -0.4}, {A: 1.0, B: 2.0, D: 6.0}))
 
     assert evaluation.model["cosine"] == pytest.approx(0.2)
+    assert evaluation.margins["model"]["cosine"] == pytest.approx(
+        4.302653 * np.std([0.6, 0.4, -0.4], ddof=1) / np.sqrt(3), rel=1e-5
+    )
+    assert evaluation.margins["model"]["mae_delta"] is None
     assert evaluation.cell_types["x.k562"]["model"]["cosine"] == pytest.approx(0.5)
     assert evaluation.cell_types["x.rpe1"]["model"]["energy_distance"] == 6
     assert evaluation.n_conditions_answered == {"model": 3}
@@ -213,17 +205,18 @@ def test_figures_overall_and_per_cell_type():
 
 
 def test_files(tmp_path):
-    values = GOOD | both("model", {A: 0.6, B: NAN}, {A: 0.1, B: 0.1})
+    values = GOOD | both("model", {A: 0.6, B: NAN, C: 0.5}, {A: 0.1, B: 0.1, C: 0.1})
     write_evaluation(tmp_path, summary(values), scores(values))
 
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["verdict"].startswith("Verdict: ")
     assert set(written["baselines"]) == {"no_change", "mean_shift_per_perturbation"}
     assert (written["checkpoint"], written["step"], written["split_file"]) == ("model.pt", 400, "screen.toml")
-    assert written["n_conditions_trained_on"] == 0
-    assert {c["outcome"] for c in written["comparisons"]} == {"better"}
-    assert written["model"]["cosine"] == 0.6
-    assert written["model"]["mae"] is None
+    assert (written["n_conditions_trained_on"], written["seed"], written["draws"]) == (0, 0, 10)
+    assert written["n_controls"] == {"x.k562": 30}
+    assert {c["outcome"] for c in written["comparisons"]} == {"better", "undecided"}
+    assert written["model"]["cosine"] == pytest.approx(0.55)
+    assert written["model"]["mae_delta"] is None
     assert written["ceiling"]["cosine"] == pytest.approx(0.8)
     rows = list(csv.DictReader((tmp_path / written["table"]).read_text().splitlines()))
     assert len(rows) == len(scores(values))
