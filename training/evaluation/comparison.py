@@ -12,6 +12,7 @@ from math import isfinite, sqrt
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 from scipy.stats import t as student
 
 from training.cells import Condition
@@ -22,10 +23,11 @@ DECISIVE = ("cosine", "energy_distance", "mae_delta")
 """Metrics of the verdict: the direction of the mean shift, the whole cloud of cells, and the size of what is wrong."""
 CONFIDENCE = 0.95
 FEW = 3
-"""On fewer conditions there is no interval, and no win."""
+"""Fewer conditions do not tell how conditions differ: there is no win on them."""
 
 Outcome = Literal["better", "worse", "undecided"]
 
+Float64Array = npt.NDArray[np.float64]
 Values = Mapping[tuple[str, str], Mapping[Condition, Figures]]
 """(predictor, metric) -> condition -> value in each draw; conditions for which it is defined."""
 
@@ -35,7 +37,7 @@ class Comparison:
     """Model against a baseline on one metric, over the conditions for which both have a value.
 
     `better`: the interval of the mean paired difference, corrected for the number of comparisons (Bonferroni), lies above 0.
-    `worse`: the plain interval lies below 0; on fewer than `FEW` conditions, the mean does. A claim for the model takes more.
+    `worse`: the plain interval lies below 0. A claim for the model takes more than one against it.
     """
 
     scope: str
@@ -48,10 +50,10 @@ class Comparison:
     outcome: Outcome
     gain: float
     """Mean paired difference; positive where the model is better."""
-    margin: float | None
-    """Half of the 95 % interval of the gain; None on fewer than `FEW` conditions."""
+    margin: float
+    """Half of the 95 % interval of the gain; on fewer than `FEW` conditions of the error that they share alone."""
     corrected_margin: float | None
-    """The same, corrected for the number of comparisons."""
+    """The same, corrected for the number of comparisons; None on fewer than `FEW` conditions, on which nothing is won."""
 
 
 def values_of(scores: Sequence[Score]) -> dict[tuple[str, str], dict[Condition, Figures]]:
@@ -77,24 +79,24 @@ def compare(values: Mapping[str, Values], model: str, baselines: Collection[str]
     return tuple(_decided(comparison, differences, len(pairs), may_win) for comparison, differences in pairs)
 
 
-def margin_of(differences: np.ndarray, n_comparisons: int = 1) -> float | None:
-    """Half of the interval of the mean of values of conditions in draws; None on fewer than `FEW` conditions.
+def margin_of(values: Float64Array, n_comparisons: int = 1) -> float:
+    """Half of the interval of the mean of values of conditions in draws.
 
-    Shape: differences (conditions, draws).
+    On fewer than `FEW` conditions it covers the error that they share, and not how conditions differ.
+
+    Shape: values (conditions, draws).
     """
-    n, n_draws = differences.shape
-    if n < FEW:
-        return None
-    between = float(differences.mean(axis=1).var(ddof=1)) / n
-    shared = float(differences.mean(axis=0).var(ddof=1)) if n_draws > 1 else 0.0
+    n, n_draws = values.shape
+    between = float(values.mean(axis=1).var(ddof=1)) / n if n >= FEW else 0.0
+    shared = float(values.mean(axis=0).var(ddof=1)) if n_draws > 1 else 0.0
     if between + shared == 0:
         return 0.0
     # Degrees of freedom of a sum of two estimated variances (Welch and Satterthwaite).
-    freedom = (between + shared) ** 2 / (between**2 / (n - 1) + (shared**2 / (n_draws - 1) if n_draws > 1 else 0.0))
+    freedom = (between + shared) ** 2 / (between**2 / max(n - 1, 1) + shared**2 / max(n_draws - 1, 1))
     return float(student.ppf(1 - (1 - CONFIDENCE) / (2 * n_comparisons), freedom)) * sqrt(between + shared)
 
 
-def _pairs(scope: str, values: Values, model: str, baselines: Collection[str]) -> Iterator[tuple[Comparison, np.ndarray]]:
+def _pairs(scope: str, values: Values, model: str, baselines: Collection[str]) -> Iterator[tuple[Comparison, Float64Array]]:
     """Comparisons that are still undecided, each with its paired differences (conditions, draws)."""
     for metric in DECISIVE:
         ours = values.get((model, metric), {})
@@ -106,14 +108,15 @@ def _pairs(scope: str, values: Values, model: str, baselines: Collection[str]) -
                 one, two = np.array([ours[c] for c in shared]), np.array([theirs[c] for c in shared])
                 means = float(one.mean()), float(two.mean())
                 gain = sign * (means[0] - means[1])
-                yield Comparison(scope, baseline, metric, *means, len(shared), "undecided", gain, None, None), sign * (one - two)
+                yield Comparison(scope, baseline, metric, *means, len(shared), "undecided", gain, 0.0, None), sign * (one - two)
 
 
-def _decided(comparison: Comparison, differences: np.ndarray, n_comparisons: int, may_win: bool) -> Comparison:
-    margin, corrected = margin_of(differences), margin_of(differences, n_comparisons)
+def _decided(comparison: Comparison, differences: Float64Array, n_comparisons: int, may_win: bool) -> Comparison:
+    margin = margin_of(differences)
+    corrected = margin_of(differences, n_comparisons) if comparison.n_conditions >= FEW else None
     outcome: Outcome = "undecided"
     if may_win and corrected is not None and comparison.gain > corrected:
         outcome = "better"
-    elif comparison.gain < -(margin or 0.0):
+    elif comparison.gain < -margin:
         outcome = "worse"
     return replace(comparison, outcome=outcome, margin=margin, corrected_margin=corrected)

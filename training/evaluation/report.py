@@ -85,7 +85,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
     parts = [
         f"<p>Judged: {told['checkpoint']} (step {told['step']}), on split {told['split']} of {told['split_file']}: "
         f"{told['n_conditions']} conditions, of which the model was trained on {told['n_conditions_trained_on']}.</p>",
-        f"<p>Means over conditions, each ± half of its 95 % interval; at most {told['max_cells']} real cells each. "
+        f"<p>Means over conditions, ± half of the 95 % interval; at most {told['max_cells']} real cells a condition. "
         f"Every predictor starts from the same control cells; figures are means over {told['draws']} draws of them (evaluation.seed "
         f"{told['seed']}). {escape(_controls(metrics))} A predictor that answers fewer conditions than its neighbour has a mean "
         "over other conditions: the comparisons below are over the conditions that both answer. The ceiling is a repeat of the "
@@ -127,7 +127,7 @@ def _comparisons(comparisons: Sequence[Mapping[str, Any]]) -> str:
     header = ["baseline", "metric", "conditions of", "number", "model", "baseline", "gain", "for a win more than", "the model"]
     rows = []
     for c in comparisons:
-        gain = _number(c["gain"]) + (f" ± {_number(c['margin'])}" if c["margin"] is not None else "")
+        gain = f"{_number(c['gain'])} ± {_number(c['margin'])}"
         figures = [_number(c["model"]), _number(c["other"]), gain, _number(c["corrected_margin"])]
         named = [shown(c["baseline"]), BY_NAME[c["metric"]].title, c["scope"], str(c["n_conditions"])]
         rows.append((c["outcome"], [*named, *figures, PHRASES[c["outcome"]]]))

@@ -160,7 +160,7 @@ def _figures(scores: Sequence[Score], predictors: Collection[str]) -> dict[str, 
 
 def _margins(values: Values, predictor: str) -> Figures:
     of_metrics = {metric.name: values.get((predictor, metric.name), {}) for metric in METRICS}
-    return {name: margin_of(np.array(list(own.values()))) if own else None for name, own in of_metrics.items()}
+    return {name: margin_of(np.array(list(own.values()))) if len(own) >= FEW else None for name, own in of_metrics.items()}
 
 
 @dataclass(frozen=True)

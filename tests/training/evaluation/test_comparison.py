@@ -69,12 +69,14 @@ def test_a_win_takes_the_interval_corrected_for_the_number_of_comparisons_a_loss
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_on_few_conditions_nothing_is_won_and_a_loss_is_said(n):
+def test_on_few_conditions_nothing_is_won_and_a_loss_is_beyond_the_noise_of_the_controls(n):
     better = compared(columns([0.9] * n), columns([0.1] * n))
     worse = compared(columns([0.1] * n), columns([0.9] * n))
+    noise = np.tile([0.3, -0.5] * 5, (n, 1))
 
-    assert (better.outcome, better.margin, better.corrected_margin) == ("undecided", None, None)
+    assert (better.outcome, better.margin, better.corrected_margin) == ("undecided", 0, None)
     assert worse.outcome == "worse"
+    assert compared(noise, np.zeros((n, 10))).outcome == "undecided"
 
 
 def test_a_model_that_has_seen_the_measuring_controls_cannot_win():

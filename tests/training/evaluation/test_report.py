@@ -109,7 +109,7 @@ def test_a_mean_stands_with_its_interval_and_comparisons_with_their_conditions(r
     assert "over the conditions that both answer" in text
     cosine = next(c for c in metrics["comparisons"] if c["metric"] == "cosine")
     assert cosine["n_conditions"] == 2
-    assert "no change cosine of the mean shift all 2 0.61 0 0.61 - is not told apart from" in text
+    assert "no change cosine of the mean shift all 2 0.61 0 0.61 ± 0 - is not told apart from" in text
 
 
 def test_a_model_that_has_seen_the_controls_is_said_to_be_flattered(run):
