@@ -19,6 +19,7 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
+from training.arc_run import is_arc_run, what_to_do
 from training.checkpoints.manifest import Checkpoint, complete_checkpoints, config_sha256, fixed_settings, newest_intact
 from training.config import RunConfig
 from training.config_loader import load_config
@@ -64,7 +65,9 @@ class RunDirectory:
 
         Raises: Refused if this is no run directory.
         """
-        if not (self.path / "config.yaml").is_file():
+        if is_arc_run(self.path):
+            raise Refused(f"{self.path}: {what_to_do(self.path)}")
+        if not os.path.isfile(self.path / "config.yaml"):
             raise Refused(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
         older = [] if "\nevaluation:" in (self.path / "config.yaml").read_text(encoding="utf-8") else [NOTHING_SET_ASIDE]
         return load_config(self.path / "config.yaml", [*older, *(overrides or [])])
