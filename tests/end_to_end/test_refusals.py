@@ -122,7 +122,7 @@ CASES = {
     "no HDF5": (lambda: Path("cells.h5ad").write_text("cell,gene\n"), [], "cells.h5ad.*HDF5"),
     "folder not writable": (lambda: Path("file").write_text(""), ["output_dir=file"], "cannot be written.*output_dir"),
     "set larger than every group": (nothing, ["model.set_size=4096"], "set_size.*4096"),
-    "resume without a run": (nothing, ["resume=true"], "no complete checkpoint"),
+    "resume without a run": (nothing, ["resume=true"], "no run has begun there"),
     "no GPU": (nothing, ["trainer.device=gpu"], "no CUDA device"),
 }
 
