@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _said(f"refused: {_of_file(failure)}", 2)
         return _said(f"failed: {_of_file(failure)}", 1)  # a disk that fills up or goes away under a run
     except KeyboardInterrupt as interrupt:
-        return _said(f"interrupted {interrupt}".rstrip(), 1)
+        said = str(interrupt)
+        return _said(f"interrupted{' ' if said and said[0] != ';' else ''}{said}", 1)
     return 0
 
 

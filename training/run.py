@@ -69,7 +69,7 @@ def fit(config: RunConfig) -> Path:
             model = model_at(directory, "best")
             save_model(model, directory.model_file)
         except KeyboardInterrupt as interrupt:
-            raise KeyboardInterrupt(f"{interrupt}; {directory.way_on()}".removeprefix("; ")) from None
+            raise KeyboardInterrupt(f"{interrupt}; {directory.way_on()}") from None
         log.info(
             "Done: %s holds the weights of step %d. Next: training evaluate %s", directory.model_file, model.step, directory.path
         )
