@@ -74,8 +74,11 @@ class RunDirectory:
             raise Refused(f"{self.path}: {what_to_do(self.path)}")
         if not os.path.isfile(self.path / "config.yaml"):
             raise Refused(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
-        older = [] if "\nevaluation:" in (self.path / "config.yaml").read_text(encoding="utf-8") else [NOTHING_SET_ASIDE]
-        return load_config(self.path / "config.yaml", [*older, *(overrides or [])])
+        words, key = overrides or [], NOTHING_SET_ASIDE.partition("=")[0]
+        is_older = "\nevaluation:" not in (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        if is_older and not any(word.startswith(f"{key}=") for word in words):
+            words = [NOTHING_SET_ASIDE, *words]
+        return load_config(self.path / "config.yaml", words)
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; empty before the first start.
@@ -144,18 +147,11 @@ class RunDirectory:
         return checkpoint
 
     def refuse_other_configuration(self, checkpoint: Checkpoint) -> None:
-        """Refuse a checkpoint that was written under settings which none of this run's starts had.
-
-        A run that began before run.json named the settings of each start may be older than a setting; that is only said.
+        """Refuse a checkpoint that was written under other settings than this run's.
 
         Raises: Refused.
         """
-        if checkpoint.manifest.config_sha256 == config_sha256(self.config()):
-            return
-        recorded = [start["config_sha256"] for start in self.facts().get("starts", []) if "config_sha256" in start]
-        if not recorded:
-            log.warning("%s: of another configuration than config.yaml, or of an older version of this project", checkpoint.folder)
-        elif checkpoint.manifest.config_sha256 not in recorded:
+        if checkpoint.manifest.config_sha256 != config_sha256(self.config()):
             raise Refused(
                 f"{checkpoint.folder}: its manifest is of another configuration than {self.path}/config.yaml, so another run has "
                 "written it (accepted: checkpoints of this run; move that folder away)"
@@ -177,7 +173,7 @@ class RunDirectory:
                 self.path.rename(removed)
                 shutil.rmtree(removed)
             self.path.mkdir(parents=True, exist_ok=True)
-            self._record(config, start, checkpoint)
+            self._record(start, checkpoint)
             fresh = config.model_copy(update={"resume": False, "overwrite": False})
             write_text(self.path / "config.yaml", commented_yaml(fresh))
             self.checkpoints.mkdir(exist_ok=True)
@@ -259,7 +255,7 @@ class RunDirectory:
         for name in ("model.pt", "metrics.json", "evaluation.csv", "report.html") if goes_on else ():
             (self.path / name).unlink(missing_ok=True)
 
-    def _record(self, config: RunConfig, start: Start, checkpoint: Checkpoint | None) -> None:
+    def _record(self, start: Start, checkpoint: Checkpoint | None) -> None:
         facts = self.facts()
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -267,7 +263,6 @@ class RunDirectory:
             "reason": "resume=true" if checkpoint else "start",
             "total_steps": start.total_steps,
             "device": start.device,
-            "config_sha256": config_sha256(config),
         }
         facts |= {
             "python": platform.python_version(),

@@ -136,24 +136,6 @@ def test_a_checkpoint_of_another_run_is_no_model_of_this_one(make):
         model_at(directory, "last")  # it is chosen; the model itself is none here
 
 
-def test_a_configuration_that_changed_its_form_since_the_start_is_no_other_configuration(make, caplog):
-    """A newer version has a setting more, and so another hash of the same configuration."""
-    begin(make())
-    save(make(seed=7), 20)
-    directory = RunDirectory(make().directory)
-    facts = directory.facts()
-
-    facts["starts"][0]["config_sha256"] = config_sha256(make(seed=7))
-    (directory.path / "run.json").write_text(json.dumps(facts))
-    assert begin(make(resume="true")).step == 20
-    assert not caplog.text
-
-    del facts["starts"][0]["config_sha256"]  # of a version that did not write it down
-    (directory.path / "run.json").write_text(json.dumps(facts))
-    assert begin(make(resume="true")).step == 20
-    assert "step=000000020: of another configuration than config.yaml, or of an older version" in caplog.text
-
-
 @pytest.mark.parametrize("made", [None, "empty"])
 def test_a_resume_of_nothing_is_refused_with_advice_that_leads_out(make, made):
     if made:

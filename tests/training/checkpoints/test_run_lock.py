@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Barrier, Thread
+from typing import IO
 
 import pytest
 
@@ -19,6 +21,7 @@ from training.refusal import Refused
 HOLDER = r"""
 import os, sys, time
 from pathlib import Path
+from typing import IO
 from training.checkpoints.run_lock import held
 
 with held(Path(sys.argv[1])):
@@ -134,7 +137,8 @@ def test_the_lock_stays_when_the_folder_is_moved_away_and_made_anew(tmp_path, in
 def test_a_lock_whose_file_was_taken_away_is_not_mistaken_for_the_new_one(tmp_path, monkeypatch, in_a_hurry):
     """Between the opening of the file and the lock on it, its holder ends and another begins."""
     run = tmp_path / "run"
-    flock, others = fcntl.flock, []
+    flock = fcntl.flock
+    others: list[IO[str]] = []
 
     def late(handle, how):
         if not others:
@@ -143,7 +147,7 @@ def test_a_lock_whose_file_was_taken_away_is_not_mistaken_for_the_new_one(tmp_pa
             flock(others[0], fcntl.LOCK_EX)
         flock(handle, how)
 
-    monkeypatch.setattr(run_lock.fcntl, "flock", late)
+    monkeypatch.setattr("training.checkpoints.run_lock.fcntl.flock", late)
     with pytest.raises(Refused, match="another process trains here"), held(run):
         pass
     others[0].close()
@@ -162,7 +166,7 @@ def test_a_file_system_without_locks_is_told_of_and_does_not_stop_a_run(tmp_path
     def refuses(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(run_lock.fcntl, "flock", refuses)
+    monkeypatch.setattr("training.checkpoints.run_lock.fcntl.flock", refuses)
     with held(tmp_path / "run"):
         refuse_if_held(tmp_path / "run")
     assert "run: cannot be locked (" in caplog.text
@@ -175,9 +179,34 @@ def test_a_full_disk_leaves_the_lock_without_the_name_of_its_holder(tmp_path, mo
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_lock.os, "pwrite", is_full)
+        patch.setattr("training.checkpoints.run_lock.os.pwrite", is_full)
         lock = held(Path(tmp_path / "run"))
         lock.__enter__()
     with pytest.raises(Refused, match=r"another process trains here .accepted: wait for its end, or set another name"):
         refuse_if_held(tmp_path / "run")
     lock.__exit__(None, None, None)
+
+
+def test_of_many_at_once_one_goes_on(tmp_path, in_a_hurry):
+    inside, most, refused = 0, 0, 0
+    together, until_all_have_asked = Barrier(8), Barrier(8)
+
+    def ask():
+        nonlocal inside, most, refused
+        together.wait()
+        try:
+            with held(tmp_path / "run"):
+                inside += 1
+                most = max(most, inside)
+                until_all_have_asked.wait()
+                inside -= 1
+        except Refused:
+            refused += 1
+            until_all_have_asked.wait()
+
+    threads = [Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (most, refused) == (1, 7)
