@@ -301,22 +301,20 @@ def _trained(
     return cells, ModelPredictor(saved.build(), _with_file_features(saved.card, config), device), saved, config
 
 
-# What may differ when a trained model is used: which cells, where things stand, and what computes.
+# What may differ when a trained model is used: which cells, where they stand, and what computes.
 USED_WITH = frozenset({
     "data.split", "data.perturbation_features_file", "data.perturbation_column", "data.cell_type_column", "data.gem_group_column",
-    "data.control", "data.gene_name_column", "data.gene_alignment", "trainer.device", "name", "output_dir",
+    "data.control", "data.gene_name_column", "data.gene_alignment", "trainer.device",
 })  # fmt: skip
 
 
 def _refuse_idle_overrides(begun: RunConfig, config: RunConfig) -> None:
     """A setting of training has no effect on a model that is trained."""
     before = settings_of(begun)
-    for key, value in settings_of(config).items():
-        if value != before[key] and key not in USED_WITH:
-            raise Refused(
-                f"command line: {key}: {value} would have no effect: the model is trained "
-                f"(accepted here: {', '.join(sorted(USED_WITH))})"
-            )
+    idle = {key: value for key, value in settings_of(config).items() if value != before[key] and key not in USED_WITH}
+    if idle:
+        why = f"would have no effect: the model is trained; leave it out (accepted here: {', '.join(sorted(USED_WITH))})"
+        raise Refused("\n".join(f"command line: {key}: {value} {why}" for key, value in idle.items()))
 
 
 def _with_file_features(card: ModelCard, config: RunConfig) -> ModelCard:

@@ -109,6 +109,13 @@ def running(settings) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
             stream.close()
 
 
+def offered(pattern, message):
+    """What a message offers, as the groups of a pattern."""
+    found = re.search(pattern, message)
+    assert found is not None, message
+    return found.groups()
+
+
 def hear_interrupts() -> None:
     """A shell that runs the tests in the background lets its children ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -60,6 +60,7 @@ def holder():
         except ProcessLookupError:
             pass
         process.wait()
+        assert process.stdout is not None
         process.stdout.close()
 
 
