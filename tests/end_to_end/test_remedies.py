@@ -333,14 +333,13 @@ def test_a_full_disk_before_the_first_checkpoint_offers_a_new_start(settings, tr
 
 
 def test_a_simulation_offers_ranges_and_other_places(training, screen):
-    (least, most) = offered(
-        r"n_cell_types is 99; accepted: (\d+) to (\d+)", training("simulate", "new.h5ad", "n_cell_types=99").err
-    )
-    assert int(least) < 3 < int(most)
-    assert training("simulate", "new.h5ad", "n_cell_types=3", "n_genes=100", "n_cells=600").code == 0
+    words = ["simulate", "new.h5ad", "n_genes=100", "n_perturbations=12"]
+    (least,) = offered(r"n_cells is 10; accepted: (\d+) or more", training(*words, "n_cells=10").err)
+    (_, most) = offered(r"n_modules is 999; accepted: (\d+) to (\d+)", training(*words, "n_modules=999").err)
+    assert training(*words, f"n_cells={least}", f"n_modules={most}").code == 0
 
-    (path,) = offered(r"(\S+) exists and is not overwritten; delete it or give another name", training("simulate", "new.h5ad").err)
-    assert training("simulate", "other.h5ad", "n_genes=100", "n_cells=600").code == 0
-    for made in Path(path).parent.glob("new*"):
+    offered(r"(new.h5ad) exists and is not overwritten; delete it or give another name", training(*words).err)
+    assert training("simulate", "other.h5ad", *words[2:]).code == 0
+    for made in Path().glob("new*"):
         made.unlink()
-    assert training("simulate", "new.h5ad", "n_genes=100", "n_cells=600").code == 0
+    assert training(*words).code == 0
