@@ -94,7 +94,7 @@ TABLE = (
     Row("data.kwargs.batch_col", "data.gem_group_column"),
     Row("data.kwargs.pert_col", "data.perturbation_column"),
     Row("data.kwargs.cell_type_key", "data.cell_type_column"),
-    Row("data.kwargs.control_pert", "data.control"),
+    Row("data.kwargs.control_pert", "data.control"),  # with pert_col=drugname_drugconc it is set there to Tahoe's DMSO, unasked
     Row("data.kwargs.perturbation_features_file", "data.perturbation_features_file"),
     Row("data.kwargs.should_yield_control_cells", "data.include_controls"),
     Row("data.kwargs.basal_mapping_strategy", "data.control_matching", words={"random": "cell_type", "batch": "gem_group"},
@@ -241,7 +241,7 @@ TABLE = (
     Row("model.kwargs.decoder_weight", "objective.decoder_weight"),
     Row("model.kwargs.decoder_loss_weight", same_as=lambda c: c.objective.decoder_weight,
         reason=f"{NEVER_READ} (decoder_weight had); set objective.decoder_weight"),
-    Row("model.kwargs.detach_decoder", "objective.detach_decoder"),
+    Row("model.kwargs.detach_decoder", "objective.detach_decoder"),  # there the decoder is given the true cells one time in ten
     Row("model.kwargs.regularization", "objective.shift_penalty"),
     Row("model.kwargs.mmd_num_chunks", holds=(1,), reason="the distance is taken over all columns at once; leave it out"),
     Row("model.kwargs.randomize_mmd_chunks", holds=(False,), reason="the distance is taken over all columns at once; leave it out"),
