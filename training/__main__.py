@@ -1,6 +1,10 @@
-"""The command line: `training VERB`. Exit codes: 0 done, 1 failed, 2 the user's input was refused."""
+"""The command line: `training VERB`. Exit codes: 0 done, 1 failed, 2 the user's input was refused.
+
+What takes time to load is loaded by the verb that needs it.
+"""
 
 import argparse
+import errno
 import faulthandler
 import logging
 import os
@@ -9,12 +13,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from training.config import RunConfig
-from training.config_loader import load_config
-from training.data.simulation_settings import Simulation
+from training.interrupts import end_at_interrupt, ignore_interrupt, raise_at_interrupt
 from training.refusal import Failed, Refused
+
+if TYPE_CHECKING:
+    from training.config import RunConfig
 
 Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -24,33 +29,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit code.
     """
-    chosen = _parsed(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    logging.captureWarnings(True)
     try:
+        chosen = _parsed(arguments)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+        logging.captureWarnings(True)
         verb: Callable[[argparse.Namespace], None] = chosen.verb
         verb(chosen)
     except Refused as refusal:
-        print(f"refused: {refusal}", file=sys.stderr)
-        return 2
+        return _said(f"refused: {refusal}", 2)
     except Failed as failure:
-        print(f"failed: {failure}", file=sys.stderr)
-        return 1
-    except OSError as failure:  # a disk that fills up or goes away under a run
-        print(f"failed: {failure}", file=sys.stderr)
-        return 1
+        return _said(f"failed: {failure}", 1)
+    except OSError as failure:
+        if failure.errno == errno.ENAMETOOLONG:  # no path is so long but one that was given
+            return _said(f"refused: {_of_file(failure)}", 2)
+        return _said(f"failed: {_of_file(failure)}", 1)  # a disk that fills up or goes away under a run
     except KeyboardInterrupt as interrupt:
-        print(f"interrupted{f' {interrupt}'.rstrip()}; resume=true goes on from the newest checkpoint", file=sys.stderr)
-        return 1
+        said = str(interrupt)
+        return _said(f"interrupted{' ' if said and said[0] != ';' else ''}{said}", 1)
     return 0
 
 
+def _said(text: str, code: int) -> int:
+    print(text, file=sys.stderr)
+    return code
+
+
+def _of_file(failure: OSError) -> str:
+    return f"{failure.filename}: {failure.strerror}" if failure.filename and failure.strerror else str(failure)
+
+
 def command() -> None:
-    """The console script: `main`, then out.
+    """`main`, then out.
 
     After a failure nothing is tidied up: HDF5 crashes at exit (139 instead of 1) where a full disk kept it from closing a file.
     """
+    end_at_interrupt()
     code = main()
+    ignore_interrupt()
     sys.stdout.flush()
     sys.stderr.flush()
     if code == 1:
@@ -113,6 +128,8 @@ def _add_simulate(verbs: Verbs) -> None:
     run = _verb(verbs, "simulate", _simulate, "write simulated cells with known truth", example)
     beside = "file to write; OUT_features.npz and OUT_split.toml go beside it"
     run.add_argument("output", type=Path, metavar="OUT.h5ad", help=beside)
+    from training.data.simulation_settings import Simulation
+
     defaults = ", ".join(f"{field.name}={field.default}" for field in fields(Simulation))
     run.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"what differs from {defaults}")
 
@@ -147,7 +164,9 @@ def _trained_run(added: argparse.ArgumentParser) -> None:
     added.add_argument("--checkpoint", metavar="WHICH", help="best, last or a step (default: model.pt, which is the best)")
 
 
-def _config(chosen: argparse.Namespace) -> RunConfig:
+def _config(chosen: argparse.Namespace) -> "RunConfig":
+    from training.config_loader import load_config
+
     files = [word for word in chosen.settings if "=" not in word]
     if len(files) > 1 or (files and chosen.settings[0] != files[0]):
         raise Refused(f"command line: {files[-1]}: neither KEY=VALUE nor the one run file that comes first")
@@ -160,6 +179,7 @@ def _fit(chosen: argparse.Namespace) -> None:
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)  # stacks of all threads: the watchdog asks for them
     from training import run
 
+    raise_at_interrupt()
     run.fit(config)
 
 
@@ -167,6 +187,7 @@ def _check(chosen: argparse.Namespace) -> None:
     config = _config(chosen)
     from training import run
 
+    raise_at_interrupt()
     run.check(config, chosen.write_features, chosen.separator)
 
 
@@ -177,12 +198,14 @@ def _show_config(chosen: argparse.Namespace) -> None:
     print(commented_yaml(config))
     from training import run
 
+    raise_at_interrupt()
     print("\n".join(f"# {line}" for line in run.show_plan(config).splitlines()))
 
 
 def _predict(chosen: argparse.Namespace) -> None:
     from training import run
 
+    raise_at_interrupt()
     if chosen.table is not None and chosen.split is not None:
         raise Refused(f"command line: --split {chosen.split} has no effect beside --table {chosen.table}; leave one out")
     split: Literal["val", "test"] = chosen.split or "test"
@@ -192,18 +215,22 @@ def _predict(chosen: argparse.Namespace) -> None:
 def _evaluate(chosen: argparse.Namespace) -> None:
     from training import run
 
+    raise_at_interrupt()
     print(run.evaluate(chosen.run_directory, chosen.settings, chosen.split or "test", chosen.checkpoint))
 
 
 def _report(chosen: argparse.Namespace) -> None:
     from training import run
 
+    raise_at_interrupt()
     print(run.report(chosen.run_directory))
 
 
 def _simulate(chosen: argparse.Namespace) -> None:
     from training.data.simulation import simulate
+    from training.data.simulation_settings import Simulation
 
+    raise_at_interrupt()
     for path in simulate(Simulation.of(chosen.settings), chosen.output).paths:
         print(path)
 

@@ -3,6 +3,8 @@
 Every refusal names the file (or the command line), the key as it was written, the value, and what is accepted.
 """
 
+import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -11,34 +13,19 @@ from typing import Any, get_args
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 from yaml import YAMLError
 
-from training.arc_keys import Setting, shown, translate
+from training.arc_keys import Setting, shown
+from training.arc_run import is_arc_run, what_to_do
 from training.config import CONTRADICTIONS, IDLE, RunConfig
+from training.config_layer import CONFIGS, KNOBS, PRESET, PRESETS, SECTIONS, Layer, is_text, layer_of
 from training.refusal import Refused, did_you_mean
 
-CONFIGS = Path(__file__).parent.parent / "configs"
 DEFAULT_RUN = CONFIGS / "runs" / "transition.yaml"
 COMMAND_LINE = "command line"
-PRESET = "model.preset"
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One source of settings: where they stand, and they by dotted key."""
-
-    origin: str
-    settings: Mapping[str, Setting]
-    is_shared: bool = False
-    """Whether other runs share it (a preset, an extended file), so that a setting without effect here is no mistake."""
-
-    def named(self, key: str) -> str:
-        """Where `key` stands, and how it was written there: `command line: training.lr (here optim.lr)`."""
-        setting = self.settings[key]
-        here = "" if setting.typed.lstrip("+") in (key, setting.key) else f" (here {key})"
-        return f"{self.origin}: {setting.typed}{here}"
+LENGTHS = ("trainer.max_steps", "trainer.max_epochs")
+REQUIRED = (*(key for key, field in KNOBS.items() if field.is_required()), *LENGTHS)
 
 
 def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
@@ -50,48 +37,40 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises: Refused naming the file, the key, the value and what is accepted.
     """
-    layers = _with_presets([*_file_layers(path or DEFAULT_RUN), _override_layer(overrides)])
+    sources = [*_file_layers(path or DEFAULT_RUN), _override_layer(overrides)]
+    layers = _with_presets(sources)
     merged = _merged(layers)
-    config = _validated(merged, layers)
-    _refuse_idle(merged, layers, config)
-    for key, contradicts, why in CONTRADICTIONS:
-        if contradicts(config):
-            name = merged[key].named(key) if key in merged else key
-            raise Refused(f"{name}: {shown(reduce(getattr, key.split('.'), config))}: {why}")
-    idle = {key for key, is_idle, _ in IDLE if is_idle(config)}
-    return _validated({key: layer for key, layer in merged.items() if key not in idle}, layers)
-
-
-def knobs(part: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, FieldInfo]:
-    """Dotted key -> field, for every knob below `part`."""
-    found: dict[str, FieldInfo] = {}
-    for name, field in part.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found |= knobs(field.annotation, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = field
-    return found
-
-
-KNOBS = knobs()
-SECTIONS = {key[:i]: None for key in KNOBS for i, letter in enumerate(key) if letter == "."}
-LENGTHS = ("trainer.max_steps", "trainer.max_epochs")
-REQUIRED = (*(key for key, field in KNOBS.items() if field.is_required()), *LENGTHS)
+    judged = _judged(merged, layers)
+    refusals = [line for layer in layers for line in layer.refusals] + judged.wrong
+    if not any(layer.is_misread for layer in layers):
+        refusals += judged.lacking
+        if judged.config is not None:
+            refusals += _without_effect(layers, judged.config)
+            refusals += _untrue(sources, judged.config)
+            refusals += _contradictions(merged, judged.config)
+    if refusals or judged.config is None:
+        raise Refused("\n".join(refusals))
+    idle = {key for key, is_idle, _ in IDLE if is_idle(judged.config)}
+    return _validated({key: layer for key, layer in merged.items() if key not in idle})
 
 
 def _file_layers(path: Path) -> list[Layer]:
     values = _read(path, str(path))
     parent = values.pop("extends", None)
     if parent is None:
-        return [_layer(str(path), _flat(values))]
+        return [layer_of(str(path), _flat(values))]
     below = path.parent / str(parent)
     shared = _read(below, f"{path}: extends: {below}")
     if "extends" in shared:
         raise Refused(f"{below}: extends: {shared['extends']}: a file that is extended ({path} does) extends no other")
-    return [_layer(str(below), _flat(shared), is_shared=True), _layer(str(path), _flat(values))]
+    return [layer_of(str(below), _flat(shared), is_shared=True), layer_of(str(path), _flat(values))]
 
 
 def _read(path: Path, named: str) -> dict[str, Any]:
+    if is_arc_run(path):
+        raise Refused(f"{named}: {what_to_do(path)}")
+    if os.path.isfile(path / "config.yaml"):
+        raise Refused(f"{named}: is a folder, and a run file is wanted; did you mean {path / 'config.yaml'}?")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except FileNotFoundError:
@@ -106,18 +85,43 @@ def _read(path: Path, named: str) -> dict[str, Any]:
 
 def _override_layer(overrides: Sequence[str]) -> Layer:
     pairs: list[tuple[str, Any]] = []
+    unread: list[str] = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals and not key.startswith("~"):
-            raise Refused(f"{COMMAND_LINE}: {override}: an override is KEY=VALUE")
+            unread.append(f"{override}: an override is KEY=VALUE")
+            continue
         try:
-            values = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
+            value = _value_of(text, is_text(key))
         except (YAMLError, OmegaConfBaseException) as error:
-            quoted = f"""{key}='"{text}"' makes it text"""
-            raise Refused(f"{COMMAND_LINE}: {override}: not a YAML value ({quoted}): {' '.join(str(error).split())}") from None
-        assert isinstance(values, dict)
-        pairs += _flat({key: values["value"]})
-    return _layer(COMMAND_LINE, pairs)
+            unread.append(f"{override}: {_why_no_value(text, error)}")
+        else:
+            pairs += _flat({key: value})
+    layer = layer_of(COMMAND_LINE, pairs)
+    for why in unread:
+        layer.refuse(why)
+    return layer
+
+
+def _value_of(text: str, is_text: bool) -> Any:
+    """A word of the command line as YAML reads it; where text is wanted, what YAML cannot read or takes for a list is that text."""
+    try:
+        values = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=True)
+    except YAMLError:
+        if is_text:
+            return text
+        raise
+    assert isinstance(values, dict)
+    value = values["value"]
+    return text if is_text and isinstance(value, list | dict) else value
+
+
+def _why_no_value(text: str, error: Exception) -> str:
+    why = " ".join(str(error).split())
+    if isinstance(error, YAMLError):
+        return f"not a YAML value: {why}"
+    literal = shlex.quote(text.replace("${", "\\${"))
+    return f"not a value: {why} (`${{` begins the name of one; the very words are {literal})"
 
 
 def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -129,50 +133,14 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _layer(origin: str, pairs: Iterable[tuple[str, Any]], is_shared: bool = False) -> Layer:
-    try:
-        translated = translate(pairs)
-    except Refused as refusal:
-        raise Refused(f"{origin}: {refusal}") from None
-    settings: dict[str, Setting] = {}
-    for setting in translated:
-        key = PRESET if setting.key == "model" and isinstance(setting.value, str) else setting.key
-        if key in settings:
-            both = " and ".join(f"{s.typed}={shown(s.value)}" for s in (settings[key], setting))
-            raise Refused(f"{origin}: {key} is set twice: {both}; leave one out")
-        settings[key] = setting
-    layer = Layer(origin, settings, is_shared)
-    _refuse_unknown(layer)
-    return layer
-
-
-def _refuse_unknown(layer: Layer) -> None:
-    for key, setting in layer.settings.items():
-        value = setting.value
-        if key in KNOBS or key == PRESET or (key in SECTIONS and isinstance(value, Mapping)):
-            continue
-        if key in SECTIONS:
-            raise Refused(f"{layer.named(key)}: {shown(value)} is a value, but {key} is a section of keys")
-        same_end = [known for known in KNOBS if known.rpartition(".")[2] == key.rpartition(".")[2]]
-        near = f"; did you mean {same_end[0]}?" if same_end else did_you_mean(key, KNOBS, limit=1)
-        beside = [known for known in (*KNOBS, *SECTIONS) if known.rpartition(".")[0] == key.rpartition(".")[0]]
-        raise Refused(f"{layer.named(key)}: unknown key (value {shown(value)}){near} (accepted: {', '.join(beside or SECTIONS)})")
-
-
-def _with_presets(layers: list[Layer]) -> list[Layer]:
+def _with_presets(layers: Sequence[Layer]) -> Sequence[Layer]:
     """Put the last-named model preset below the layer that names it, and drop what stood for the model below."""
     named = [i for i, layer in enumerate(layers) if PRESET in layer.settings]
     if not named:
         return layers
     at = named[-1]
-    name, named_in = layers[at].settings[PRESET].value, layers[at].named(PRESET)
-    presets = {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}
-    if name not in presets:
-        raise Refused(
-            f"{named_in}: {shown(name)}: no such preset{did_you_mean(str(name), presets)} (accepted: {', '.join(presets)})"
-        )
-    path = presets[name]
-    preset = _layer(str(path), _flat({"model": _read(path, str(path))}), is_shared=True)
+    path = PRESETS[layers[at].settings[PRESET].value]
+    preset = layer_of(str(path), _flat({"model": _read(path, str(path))}), is_shared=True)
     below = [_without(layer, lambda key: key == "model" or key.startswith("model.")) for layer in layers[:at]]
     return [*below, preset, _without(layers[at], lambda key: key == PRESET), *layers[at + 1 :]]
 
@@ -192,11 +160,29 @@ def _merged(layers: Iterable[Layer]) -> dict[str, Layer]:
     return merged
 
 
-def _validated(merged: Mapping[str, Layer], layers: Sequence[Layer]) -> RunConfig:
+@dataclass(frozen=True)
+class Judged:
+    """What pydantic says of the merged settings."""
+
+    config: RunConfig | None
+    wrong: list[str]
+    """A line for each value that its key does not take."""
+    lacking: list[str]
+    """A line for each key that is missing, and for each section whose keys do not fit each other."""
+
+
+def _validated(merged: Mapping[str, Layer]) -> RunConfig:
+    return RunConfig.model_validate(_nested({key: layer.settings[key].value for key, layer in merged.items()}))
+
+
+def _judged(merged: Mapping[str, Layer], layers: Sequence[Layer]) -> Judged:
     try:
-        return RunConfig.model_validate(_nested({key: layer.settings[key].value for key, layer in merged.items()}))
+        return Judged(_validated(merged), [], [])
     except ValidationError as error:
-        raise Refused("\n".join(_explained(dict(each), merged, layers) for each in error.errors())) from None
+        lines: tuple[list[str], list[str]] = ([], [])
+        for each in error.errors():
+            lines[each["type"] in ("missing", "value_error")].append(_explained(dict(each), merged, layers))
+        return Judged(None, *lines)
 
 
 def _explained(error: dict[str, Any], merged: Mapping[str, Layer], layers: Sequence[Layer]) -> str:
@@ -213,23 +199,54 @@ def _explained(error: dict[str, Any], merged: Mapping[str, Layer], layers: Seque
     return f"{merged[key].named(key)}: {shown(error['input'])}: {message[0].lower()}{message[1:]}{near}"
 
 
-def _refuse_idle(merged: Mapping[str, Layer], layers: Sequence[Layer], config: RunConfig) -> None:
-    """Refuse what the run file and the command line set without effect.
+def _as_of(below: Sequence[Layer], config: RunConfig) -> RunConfig:
+    """The run as the layers up to one say it, which those above may complete but do not change.
 
-    The run file is judged without the command line, which may well idle one of its settings and only completes it here.
+    So a run file is judged without the command line, which may well make one of its settings idle. Where it mends the file, the
+    whole run is the answer.
     """
-    *below, command_line = layers
-    run_file = next(layer for layer in reversed(below) if not layer.is_shared)
-    needed = Layer("", {key: merged[key].settings[key] for key in REQUIRED if key in merged})
+    whole = {key: reduce(getattr, key.split("."), config) for key in REQUIRED}
+    needed = Layer("", {key: Setting(key, value, key) for key, value in whole.items()})
     try:
-        alone = _validated(_merged([needed, *below]), layers)
-    except Refused:  # the command line mends it
-        alone = config
-    for layer, at in ((command_line, config), (run_file, alone)):
+        return _validated(_merged([needed, *below]))
+    except ValidationError:
+        return config
+
+
+def _without_effect(layers: Sequence[Layer], config: RunConfig) -> Iterator[str]:
+    """A line for each setting of the run file and the command line that has no effect.
+
+    A default that a configuration of `state tx train` spells out is none that anybody chose.
+    """
+    for i, layer in enumerate(layers):
+        at = config if layer is layers[-1] else _as_of(layers[: i + 1], config)
         for key, is_idle, why in IDLE:
-            if key in layer.settings and is_idle(at):
-                value = shown(layer.settings[key].value)
-                raise Refused(f"{layer.named(key)}: {value} would have no effect: {why}; leave it out")
+            if layer.is_shared or key not in layer.settings or not is_idle(at):
+                continue
+            value = layer.settings[key].value
+            if layer.is_ours(key) or not _is_default(key, value):
+                yield f"{layer.named(key)}: {shown(value)} would have no effect: {why}; leave it out"
+
+
+def _is_default(key: str, value: Any) -> bool:
+    default = KNOBS[key].default
+    return bool(value == (list(default) if isinstance(default, tuple) else default))
+
+
+def _untrue(sources: Sequence[Layer], config: RunConfig) -> Iterator[str]:
+    """A line for each claim of a layer that is not true of the run as of that layer."""
+    for i, layer in enumerate(sources):
+        if layer.claims:
+            at = config if layer is sources[-1] else _as_of(_with_presets(sources[: i + 1]), config)
+            yield from (f"{layer.origin}: {why}" for claim in layer.claims if (why := claim.refusal(at)))
+
+
+def _contradictions(merged: Mapping[str, Layer], config: RunConfig) -> Iterator[str]:
+    """A line for each two settings that contradict each other, whoever wrote them."""
+    for key, contradicts, why in CONTRADICTIONS:
+        if contradicts(config):
+            name = merged[key].named(key) if key in merged else key
+            yield f"{name}: {shown(reduce(getattr, key.split('.'), config))}: {why}"
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, Any]:

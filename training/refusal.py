@@ -16,15 +16,17 @@ class Failed(RuntimeError):
 
 
 def did_you_mean(value: str, accepted: Iterable[str], limit: int = 3) -> str:
-    """`; did you mean A or B?` for the accepted words nearest to `value`, or an empty text where none is near.
+    """`; did you mean A or B?` for the accepted words nearest to `value`, or an empty text where none is near."""
+    near = nearest(value, accepted, limit)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
-    Case and the characters ` _-.` count for nothing in the comparison; up to `limit` words are named.
-    """
+
+def nearest(value: str, accepted: Iterable[str], limit: int = 1) -> list[str]:
+    """Up to `limit` accepted words that are near `value`; case and the characters ` _-.` count for nothing in the comparison."""
     by_folded: dict[str, str] = {}
     for word in accepted:
         by_folded.setdefault(_folded(word), word)
-    near = get_close_matches(_folded(value), by_folded, n=limit, cutoff=0.6)
-    return f"; did you mean {' or '.join(by_folded[word] for word in near)}?" if near else ""
+    return [by_folded[word] for word in get_close_matches(_folded(value), by_folded, n=limit, cutoff=0.6)]
 
 
 def some(words: Iterable[object], limit: int = 10) -> str:

@@ -20,6 +20,7 @@ from training.checkpoints.manifest import Checkpoint, config_sha256, settings_of
 from training.checkpoints.model_file import ModelCard, SavedModel, save_model
 from training.checkpoints.progress import WriteProgress
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start
+from training.checkpoints.run_lock import refuse_if_held
 from training.checkpoints.trained_model import model_at
 from training.checkpoints.training_log import TrainingLog
 from training.config import RunConfig
@@ -51,7 +52,7 @@ def fit(config: RunConfig) -> Path:
     settle_vector_functions()
     directory = RunDirectory(config.directory)
     _quieten_lightning()
-    with TrainingLog() as record:
+    with TrainingLog() as record, directory.held():
         directory.refuse(config)
         accelerator = device_of(config)
         cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
@@ -60,12 +61,15 @@ def fit(config: RunConfig) -> Path:
         length = length_of(config, cells)
         checkpoint = directory.begin(config, _start(config, cells))
         record.open(directory.path / "training.log")
-        log.info("%s", plan_text(config, cells))
-        if checkpoint is None or checkpoint.step < length.total_steps:
-            with logging_redirect_tqdm():  # log lines pass above the progress bar of a terminal
-                _train(config, cells, directory, checkpoint, accelerator)
-        model = model_at(directory, "best")
-        save_model(model, directory.model_file)
+        try:
+            log.info("%s", plan_text(config, cells))
+            if checkpoint is None or checkpoint.step < length.total_steps:
+                with logging_redirect_tqdm():  # log lines pass above the progress bar of a terminal
+                    _train(config, cells, directory, checkpoint, accelerator)
+            model = model_at(directory, "best")
+            save_model(model, directory.model_file)
+        except KeyboardInterrupt as interrupt:
+            raise KeyboardInterrupt(f"{interrupt}; {directory.way_on()}") from None
         log.info(
             "Done: %s holds the weights of step %d. Next: training evaluate %s", directory.model_file, model.step, directory.path
         )
@@ -142,12 +146,13 @@ def check(config: RunConfig, write_features: Path | None = None, separator: str 
         write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, separator)
         try:
             check(config)
-        except Refused:
-            write_features.unlink()  # what is refused leaves nothing behind
+        except BaseException:
+            write_features.unlink()  # what is refused, or broken off, leaves nothing behind
             raise
         return
     settle_vector_functions()
     directory = RunDirectory(config.directory)
+    refuse_if_held(directory.path)
     directory.refuse(config)
     cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
     cells.check_trainable()
@@ -296,22 +301,20 @@ def _trained(
     return cells, ModelPredictor(saved.build(), _with_file_features(saved.card, config), device), saved, config
 
 
-# What may differ when a trained model is used: which cells, where things stand, and what computes.
+# What may differ when a trained model is used: which cells, where they stand, and what computes.
 USED_WITH = frozenset({
     "data.split", "data.perturbation_features_file", "data.perturbation_column", "data.cell_type_column", "data.gem_group_column",
-    "data.control", "data.gene_name_column", "data.gene_alignment", "trainer.device", "name", "output_dir",
+    "data.control", "data.gene_name_column", "data.gene_alignment", "trainer.device",
 })  # fmt: skip
 
 
 def _refuse_idle_overrides(begun: RunConfig, config: RunConfig) -> None:
     """A setting of training has no effect on a model that is trained."""
     before = settings_of(begun)
-    for key, value in settings_of(config).items():
-        if value != before[key] and key not in USED_WITH:
-            raise Refused(
-                f"command line: {key}: {value} would have no effect: the model is trained "
-                f"(accepted here: {', '.join(sorted(USED_WITH))})"
-            )
+    idle = {key: value for key, value in settings_of(config).items() if value != before[key] and key not in USED_WITH}
+    if idle:
+        why = f"would have no effect: the model is trained; leave it out (accepted here: {', '.join(sorted(USED_WITH))})"
+        raise Refused("\n".join(f"command line: {key}: {value} {why}" for key, value in idle.items()))
 
 
 def _with_file_features(card: ModelCard, config: RunConfig) -> ModelCard:

@@ -8,7 +8,8 @@ import torch
 import yaml
 
 from training.cells import Sizes
-from training.config_loader import CONFIGS, load_config
+from training.config_layer import CONFIGS
+from training.config_loader import load_config
 from training.models.state_transition import StateTransition
 from training.refusal import Refused
 

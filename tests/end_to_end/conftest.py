@@ -1,9 +1,16 @@
 """A tiny simulated screen, and the command line in this process: what it prints, its exit code, what it leaves behind."""
 
+import os
+import re
 import shutil
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -72,6 +79,49 @@ def training(capfd) -> Callable[..., Done]:
 
 
 @pytest.fixture
+def running(settings) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """`training fit` in a process of its own, with the words given, once it has trained for some steps; it hears Ctrl-C."""
+    started = []
+
+    def start(*changes: str) -> "subprocess.Popen[str]":
+        words = settings("trainer.max_steps=1000000", "trainer.val_every_steps=1000000", *changes)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training", "fit", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=hear_interrupts,
+        )
+        started.append(process)
+        assert process.stdout is not None
+        assert any(re.match(r"step \d+/", line) for line in process.stdout), process.communicate()
+        Thread(target=process.stdout.read, daemon=True).start()  # nobody reads on, and a full pipe would stop it
+        return process
+
+    yield start
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
+
+
+def offered(pattern, message):
+    """What a message offers, as the groups of a pattern."""
+    found = re.search(pattern, message)
+    assert found is not None, message
+    return found.groups()
+
+
+def hear_interrupts() -> None:
+    """A shell that runs the tests in the background lets its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.fixture
 def settings(screen) -> Callable[..., list[str]]:
     """Settings of a run of 8 steps in `run/`; KEY=VALUE words replace or add to them."""
 
@@ -88,3 +138,17 @@ def settings(screen) -> Callable[..., list[str]]:
         return [f"{key}={value}" for key, value in words.items()]
 
     return chosen
+
+
+@pytest.fixture
+def small_disk(screen) -> Iterator[Path]:
+    """A file system of 3 MiB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small tmpfs needs root")
+    folder = screen / "small"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

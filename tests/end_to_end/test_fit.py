@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import signal
@@ -265,20 +264,6 @@ def test_an_interrupted_run_says_how_to_go_on(settings):
     assert process.returncode == 1
     assert re.search(r"interrupted at step \d+, checkpoint saved; resume=true goes on", err), err
     assert "Traceback" not in err
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 3 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True, text=True)
-    if mounted.returncode:
-        pytest.skip(f"no tmpfs here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_says_so_and_leaves_the_checkpoint_before_intact(training, settings, small_disk):

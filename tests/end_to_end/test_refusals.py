@@ -121,8 +121,20 @@ CASES = {
     "truncated file": (truncate, [], "cells.h5ad.*(truncated|HDF5|readable)"),
     "no HDF5": (lambda: Path("cells.h5ad").write_text("cell,gene\n"), [], "cells.h5ad.*HDF5"),
     "folder not writable": (lambda: Path("file").write_text(""), ["output_dir=file"], "cannot be written.*output_dir"),
+    "name too long": (nothing, [f"output_dir={'o' * 300}"], "cannot be written: its path is too long.*output_dir"),
+    "path too long": (
+        nothing,
+        [f"output_dir={'/'.join(['deep' * 25] * 42)}"],
+        "cannot be written: its path is too long.*output_dir",
+    ),
+    "split file with a name too long": (nothing, [f"data.split={'s' * 300}.toml"], "sss.toml: .*File name too long"),
+    "features with a name too long": (
+        nothing,
+        [f"data.perturbation_features_file={'f' * 300}.npz"],
+        "fff.npz: there is no such file",
+    ),
     "set larger than every group": (nothing, ["model.set_size=4096"], "set_size.*4096"),
-    "resume without a run": (nothing, ["resume=true"], "no complete checkpoint"),
+    "resume without a run": (nothing, ["resume=true"], "no run has begun there"),
     "no GPU": (nothing, ["trainer.device=gpu"], "no CUDA device"),
 }
 
@@ -155,3 +167,47 @@ def test_a_check_that_is_refused_leaves_no_features_file(screen, settings, train
     assert files(screen) == before
     assert training("check", *settings("data.perturbation_features_file=genes.npz"), "--write-features", "genes.npz").code == 0
     assert Path("genes.npz").exists()
+
+
+LONG = "l" * 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", f"{LONG}.yaml"],
+        ["predict", LONG, "--output", "out.h5ad"],
+        ["evaluate", LONG],
+        ["report", LONG],
+        ["simulate", f"{LONG}.h5ad"],
+        ["simulate", f"{LONG}/cells.h5ad"],
+        ["check", "{settings}", "--write-features", f"{LONG}.npz"],
+    ],
+    ids=" ".join,
+)
+def test_a_path_that_is_too_long_is_refused_by_every_verb(words, screen, settings, training):
+    given = settings(f"data.perturbation_features_file={words[-1]}") if words[0] == "check" else []
+    before = files(screen)
+
+    done = training(*(word for each in words for word in (given if each == "{settings}" else [each])))
+
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert done.err.startswith("refused: ")
+    assert files(screen) == before
+
+
+def test_a_path_that_is_too_long_is_refused_where_a_model_is_used(screen, settings, training):
+    training("fit", *settings())
+    before = files(screen)
+
+    for words in (
+        ["--output", f"{LONG}.h5ad"],
+        ["--output", f"{'l' * 248}.h5ad"],  # the name itself would do, that of the half-written file would not
+        ["--output", f"{LONG}/out.h5ad"],
+        ["--output", "out.h5ad", "--table", f"{LONG}.csv"],
+        ["--output", "out.h5ad", f"data.split={LONG}.toml"],
+    ):
+        done = training("predict", "run", *words)
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert "File name too long" in done.err
+    assert files(screen) == before

@@ -5,8 +5,10 @@ import re
 import pytest
 import yaml
 
-from training.arc_keys import TABLE, translate
-from training.config_loader import KNOBS, SECTIONS, load_config
+from training.arc_keys import translate
+from training.arc_table import TABLE
+from training.config_layer import KNOBS, SECTIONS
+from training.config_loader import load_config
 from training.refusal import Refused
 
 WHOLE = load_config(None, ["data.split=split.toml", "data.control=control"])
@@ -61,15 +63,26 @@ def reference_keys():
 
 
 def ours(*pairs):
-    return [(setting.key, setting.value) for setting in translate(pairs)]
+    """Our settings for theirs; none of them is refused."""
+    translation = translate(pairs)
+    assert translation.refusals == []
+    return [(setting.key, setting.value) for setting in translation.settings]
+
+
+def why_not(key, value):
+    """The one line that refuses a setting."""
+    translation = translate([(key, value)])
+    assert (translation.settings, translation.claims) == ([], [])
+    (line,) = translation.refusals
+    return line
 
 
 def outcome(key, value):
     """What becomes of a setting, whatever it was typed like."""
-    try:
-        return ours((key, value))
-    except Refused as refusal:
-        return str(refusal).removeprefix(key)
+    translation = translate([(key, value)])
+    settings = [(setting.key, setting.value) for setting in translation.settings]
+    claims = [(claim.row, claim.value) for claim in translation.claims]
+    return settings, claims, [line.removeprefix(key) for line in translation.refusals], translation.is_misread
 
 
 def key_of(row):
@@ -192,9 +205,13 @@ def test_a_row_replaces_accepts_takes_or_refuses(row):
     for value in [row.arc.partition("=")[2]] if "=" in row.arc else ["quokka", 977, True, False, None, [5]]:
         if value in (*row.words, *row.holds):
             continue
-        if row.reason:
-            with pytest.raises(Refused, match=f"^{re.escape(key_of(row))}: .*{re.escape(row.reason)}"):
-                translate([(key_of(row), value)])
+        if row.same_as is not None:
+            if value == row.same_as(WHOLE):
+                continue
+            (claim,) = translate([(key_of(row), value)]).claims
+            assert re.match(f"{re.escape(key_of(row))}: .*{re.escape(row.reason)} .accepted: ", claim.refusal(WHOLE))
+        elif row.reason:
+            assert re.match(f"{re.escape(key_of(row))}: .*{re.escape(row.reason)}", why_not(key_of(row), value))
         else:
             assert ours((key_of(row), value)) == [(row.ours, value)]
 
@@ -228,7 +245,7 @@ def test_a_preset_with_changes_is_translated_too():
 
 
 def test_a_setting_remembers_how_it_was_typed():
-    assert [setting.typed for setting in translate([("+training.lr", 1), ("pert_col", "x"), ("seed", 1)])] == [
+    assert [setting.typed for setting in translate([("+training.lr", 1), ("pert_col", "x"), ("seed", 1)]).settings] == [
         "+training.lr",
         "pert_col",
         "seed",
@@ -237,8 +254,7 @@ def test_a_setting_remembers_how_it_was_typed():
 
 def test_true_is_not_1():
     assert ours(("training.devices", 1)) == []
-    with pytest.raises(Refused, match=r"^training.devices: true: this version trains on one device"):
-        translate([("training.devices", True)])
+    assert why_not("training.devices", True).startswith("training.devices: true: this version trains on one device")
 
 
 @pytest.mark.parametrize(
@@ -261,10 +277,11 @@ def test_two_words_for_the_loss_become_one(loss, distributional, expected):
 
 @pytest.mark.parametrize("loss", ["mse", "sinkhorn", "se"])
 def test_a_distributional_loss_that_nothing_asks_is_refused(loss):
-    with pytest.raises(
-        Refused, match=f"^model.loss: {loss}: only the loss energy asks distributional_loss; leave one of the two out"
-    ):
-        translate([("model.loss", loss), ("model.distributional_loss", "energy")])
+    translation = translate([("model.loss", loss), ("model.distributional_loss", "energy")])
+
+    why = f"model.loss: {loss}: only the loss energy asks distributional_loss; leave distributional_loss out"
+    assert translation.refusals == [why]
+    assert ours(("model.loss", loss)) != []
 
 
 @pytest.mark.parametrize(
@@ -278,24 +295,76 @@ def test_a_distributional_loss_that_nothing_asks_is_refused(loss):
     ],
 )
 def test_an_unknown_key_of_theirs_is_refused_with_the_nearest(key, message):
-    with pytest.raises(
-        Refused, match=rf"^{key.replace('+', '[+]')}: no key of `state tx train`, nor one of ours \(value 7\).*{message}"
-    ):
-        translate([(key, 7)])
+    said = rf"{key.replace('+', '[+]')}: no key of `state tx train`, nor one of ours \(value 7\).*{message}"
+    assert re.match(said, why_not(key, 7))
 
 
 @pytest.mark.parametrize("key", ["~training.lr", "~seed"])
 def test_deleting_a_key_is_refused(key):
-    with pytest.raises(Refused, match=f"^{key}: settings are not deleted here; leave it out, or set it to null"):
-        translate([(key, None)])
+    assert why_not(key, None) == f"{key}: settings are not deleted here; leave it out, or set it to what you want"
 
 
 def test_a_refusal_shows_key_value_reason_and_what_is_accepted():
-    with pytest.raises(
-        Refused, match=r"^\+training.precision: 16-mixed: fp16 overflows.*bf16.* \(accepted: 32, 32-true, bf16, bf16-mixed\)$"
-    ):
-        translate([("+training.precision", "16-mixed")])
-    with pytest.raises(Refused, match=r"^training.loss_fn: mse: never had an effect there; set objective.loss$"):
-        translate([("training.loss_fn", "mse")])
-    with pytest.raises(Refused, match=r"^use_wandb: true: this version has no tracker; .*TensorBoard.* \(accepted: false\)$"):
-        translate([("use_wandb", True)])
+    assert re.match(
+        r"\+training.precision: 16-mixed: fp16 overflows.*bf16.* \(accepted: 32, 32-true, bf16, bf16-mixed\)$",
+        why_not("+training.precision", "16-mixed"),
+    )
+    assert why_not("training.strategy", "ddp") == (
+        "training.strategy: ddp: this version trains on one device; leave it out (accepted: auto)"
+    )
+    assert re.match(
+        r"use_wandb: true: this version has no tracker; .*TensorBoard.* \(accepted: false\)$", why_not("use_wandb", True)
+    )
+
+
+def test_every_refused_key_gets_its_line():
+    translation = translate([("use_wandb", True), ("training.lr", 1), ("training.max_stps", 7), ("training.strategy", "ddp")])
+
+    assert [line.partition(":")[0] for line in translation.refusals] == ["use_wandb", "training.max_stps", "training.strategy"]
+    assert translation.is_misread, "training.max_stps was meant to say something"
+    assert not translate([("use_wandb", True)]).is_misread
+
+
+def test_what_is_switched_off_says_nothing():
+    rank = ("model.kwargs.lora.r", 16)
+
+    assert ours(rank, ("model.kwargs.lora.enable", False)) == []
+    assert why_not(*rank).startswith("model.kwargs.lora.r: 16: this version does not fine-tune")
+    assert len(translate([rank, ("model.kwargs.lora.enable", True)]).refusals) == 2
+    switches = {row.unless for row in TABLE if row.unless}
+    assert switches <= ROWS.keys()
+    assert all(False in ROWS[switch].holds for switch in switches)
+
+
+@pytest.mark.parametrize("section", ["wandb", "training", "model.kwargs", "model.kwargs.lora", "data"])
+@pytest.mark.parametrize("value", [None, {}])
+def test_a_section_of_theirs_without_keys_says_nothing(section, value):
+    assert ours((section, value)) == []
+
+
+# Key there, settings of ours, the value that only says what the run has anyway, and one that does not.
+CLAIMS = {
+    "model.kwargs.transformer_backbone_kwargs.hidden_size": ("model.hidden_dim=24", 24, 768),
+    "model.kwargs.transformer_backbone_kwargs.num_key_value_heads": ("model.num_heads=3", 3, 12),
+    "model.kwargs.transformer_backbone_kwargs.max_position_embeddings": ("model.set_size=7", 7, 512),
+    "model.kwargs.transformer_backbone_kwargs.n_positions": ("model.set_size=7", 7, 512),
+    "model.kwargs.transformer_backbone_kwargs.n_embd": ("model.hidden_dim=24", 24, 768),
+    "model.kwargs.transformer_backbone_kwargs.n_layer": ("model.num_layers=3", 3, 8),
+    "model.kwargs.transformer_backbone_kwargs.n_head": ("model.num_heads=3", 3, 12),
+    "model.kwargs.gene_decoder_bool": ("data.embed_key=null", False, None),
+    "model.kwargs.decoder_loss_weight": ("data={embed_key: X_state} objective.decoder_weight=0.1", 0.1, 1.0),
+    "model.device": ("trainer.device=gpu", "cuda", "cpu"),
+    "data.kwargs.pert_rep": ("data.perturbation_features_file=f.pt", "features", "onehot"),
+    "data.kwargs.random_seed": ("seed=5", 5, 42),
+    "training.loss_fn": ("objective.loss=mse", "mse", "energy"),
+}
+
+
+@pytest.mark.parametrize("key", [row.arc for row in TABLE if row.same_as])
+def test_a_value_that_the_run_has_anyway_is_accepted_and_no_other(key):
+    settings, true, false = CLAIMS[key]
+    words = ["data.split=s.toml", "data.control=c", *re.split(r" (?=\w+\.)", settings)]
+
+    assert load_config(None, [*words, f"{key}={true}".lower()]) == load_config(None, words)
+    with pytest.raises(Refused, match=rf"^command line: {key}: .*{re.escape(ROWS[key].reason)} \(accepted: {str(true).lower()}\)$"):
+        load_config(None, [*words, f"{key}={'null' if false is None else false}"])

@@ -7,7 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from training.config import CONTRADICTIONS, IDLE, OptimConfig, Part
-from training.config_loader import KNOBS, load_config
+from training.config_layer import KNOBS
+from training.config_loader import load_config
 
 WHOLE = ["data.split=split.toml", "data.control=control"]
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from training.config import CONTRADICTIONS, IDLE
-from training.config_loader import CONFIGS, KNOBS, load_config
+from training.config_layer import CONFIGS, KNOBS
+from training.config_loader import load_config
 from training.refusal import Refused
 
 WHOLE = ["data.split=split.toml", "data.control=control"]
@@ -171,7 +172,12 @@ OVERRIDES = {
     "wrong type of theirs": ("+training.lr=fast",
         r"^command line: \+training.lr \(here optim.lr\): fast: input should be a valid number$"),
     "a word is no override": ("seed", r"^command line: seed: an override is KEY=VALUE$"),
-    "no YAML": ("data.control=*", r"""^command line: data.control=\*: not a YAML value \(data.control='"\*"' makes it text\)"""),
+    "no YAML": ("optim.lr=*", r"^command line: optim.lr=\*: not a YAML value: while scanning an alias"),
+    "unknown interpolation": ("data.split=${sed}/split.toml",
+        r"^command line: data.split=\$\{sed\}/split.toml: not a value: Interpolation key 'sed' not found"),
+    "wrong section, right key": ("trainer.lr=1", r"^command line: trainer.lr: unknown key \(value 1\); did you mean optim.lr\?"),
+    "near in its section": ("model.lyaers=1", r"unknown key \(value 1\); did you mean model.num_layers\?"),
+    "in another spelling": ("data.BatchSize=1", r"unknown key \(value 1\); did you mean data.batch_size\?"),
     "no number at all": ("optim.lr=", r"^command line: optim.lr: null: input should be a valid number$"),
     "two lengths": ("trainer.max_steps=3 trainer.max_epochs=3", r"^command line: trainer: max_steps is 3 and max_epochs is 3"),
     "no length": ("trainer.max_steps=null", r"^command line: trainer: max_steps is null and max_epochs is null"),
@@ -220,6 +226,17 @@ def test_what_is_no_file_of_settings_is_refused(write, tmp_path):
     Path("run.yaml").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(Refused, match=r"^run.yaml: not a readable YAML file"):
         load_config(Path("run.yaml"))
+
+
+def test_a_run_directory_is_no_run_file(write, tmp_path):
+    (tmp_path / "out").mkdir()
+    write(RUN, "out/config.yaml")
+
+    with pytest.raises(Refused, match=r"^out: is a folder, and a run file is wanted; did you mean out/config.yaml\?$"):
+        load_config(Path("out"))
+    assert load_config(Path("out/config.yaml")).name == "mine"
+    with pytest.raises(Refused, match=r"^a+: not a readable YAML file: .*File name too long"):
+        load_config(Path("a" * 300))
 
 
 def test_missing_keys_are_named_with_their_sentences(write):

@@ -6,7 +6,8 @@ import re
 import pytest
 
 from training.config import IDLE
-from training.config_loader import CONFIGS, KNOBS, load_config
+from training.config_layer import CONFIGS, KNOBS
+from training.config_loader import load_config
 from training.config_text import commented_yaml
 
 WHOLE = ["data.split=split.toml", "data.control=control"]

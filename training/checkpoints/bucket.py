@@ -253,7 +253,9 @@ class GoogleBucket(Bucket):
         if _DAMAGED.search(error):
             raise Damaged(f"{self.url}: {error[:300]}")
         if _NO_BUCKET.search(error):
-            raise Refused(f"{bucket}: there is no such bucket (`fab up storage` makes one; its name is in the stack's outputs)")
+            raise Refused(
+                f"{bucket}: there is no such bucket (`./fab up --stack storage` makes one; its name is in the stack's outputs)"
+            )
         if _FORBIDDEN.search(error):
             raise Refused(f"{bucket}: forbidden: the account here needs the role Storage Object User on the bucket ({error[:300]})")
         if _LOGGED_OUT.search(error):

@@ -90,10 +90,11 @@ class SaveCheckpoints(L.Callback):
             shutil.rmtree(partial, ignore_errors=True)
             kept = complete_checkpoints(self.root)
             previous = f"{kept[-1].folder} is intact" if kept else "there is no earlier one"
+            way_on = "go on with resume=true" if kept else "start anew with overwrite=true"
             free = shutil.disk_usage(self.root).free / 2**20
             raise Failed(
                 f"{final}: the checkpoint of step {step} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB free "
-                f"there); {previous}. Free some space, then go on with resume=true."
+                f"there); {previous}. Free some space, then {way_on}."
             ) from error
         log.info("step %d: checkpoint %s%s", step, final, "" if value is None else f" (val/loss_total {value:.6g})")
 

@@ -4,13 +4,15 @@ Everything below it is named by relative paths; it may be moved, copied and mirr
 """
 
 import csv
+import errno
 import json
 import logging
 import os
 import platform
 import shutil
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,6 +21,8 @@ from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger
 
+from training.arc_run import is_arc_run, what_to_do
+from training.checkpoints import run_lock
 from training.checkpoints.manifest import Checkpoint, complete_checkpoints, config_sha256, fixed_settings, newest_intact
 from training.config import RunConfig
 from training.config_loader import load_config
@@ -29,6 +33,8 @@ log = logging.getLogger(__name__)
 
 NOTHING_SET_ASIDE = "evaluation.control_fraction=null"
 """What holds for a run from before controls were set aside: its config.yaml has no section `evaluation`."""
+LONGEST_NAME = 150
+"""Of what a run writes below its folders: TensorBoard's files have the machine's name in theirs [characters]."""
 PACKAGES = ("torch", "lightning", "anndata", "h5py", "numpy", "geomloss", "pydantic", "omegaconf")
 
 
@@ -64,10 +70,15 @@ class RunDirectory:
 
         Raises: Refused if this is no run directory.
         """
-        if not (self.path / "config.yaml").is_file():
+        if is_arc_run(self.path):
+            raise Refused(f"{self.path}: {what_to_do(self.path)}")
+        if not os.path.isfile(self.path / "config.yaml"):
             raise Refused(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
-        older = [] if "\nevaluation:" in (self.path / "config.yaml").read_text(encoding="utf-8") else [NOTHING_SET_ASIDE]
-        return load_config(self.path / "config.yaml", [*older, *(overrides or [])])
+        words, key = overrides or [], NOTHING_SET_ASIDE.partition("=")[0]
+        is_older = "\nevaluation:" not in (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        if is_older and not any(word.startswith(f"{key}=") for word in words):
+            words = [NOTHING_SET_ASIDE, *words]
+        return load_config(self.path / "config.yaml", words)
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; empty before the first start.
@@ -85,19 +96,27 @@ class RunDirectory:
             raise Refused(f"{path}: not the facts of a run: it has no list `starts` (accepted: what a run writes there)")
         return facts
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from training in this folder; taken before anything in it is looked at or changed.
+
+        Raises: Refused if another process trains here, or the folder cannot be written.
+        """
+        self._refuse_place()
+        with run_lock.held(self.path):
+            yield
+
     def refuse(self, config: RunConfig) -> None:
         """Refuse, before any data are read, a run that could not start or go on here; leaves nothing behind.
 
         Raises: Refused if the run has begun and neither resume nor overwrite is said; for a resume, if there is no complete
             checkpoint or the configuration is not that of the beginning; if the folder cannot be written.
         """
+        self._refuse_place()
         if config.resume:
             self._refuse_resume(config)
         else:
             self._refuse_begun(config)
-        above = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise Refused(f"{self.path}: the run directory cannot be written: {above} is no writable folder (set output_dir)")
 
     def starting_point(self, config: RunConfig, start: Start) -> Checkpoint | None:
         """The checkpoint that the run goes on from, None for a fresh start.
@@ -109,16 +128,16 @@ class RunDirectory:
             return None
         checkpoint = newest_intact(self.checkpoints)
         if checkpoint is None:
-            raise Refused(f"{self.checkpoints}: resume=true, but every checkpoint is damaged (overwrite=true starts anew)")
-        if checkpoint.manifest.config_sha256 != config_sha256(config):
             raise Refused(
-                f"{checkpoint.folder}: resume=true, but its manifest is of another configuration than {self.path}/config.yaml"
+                f"{self.checkpoints}: resume=true, but every checkpoint is damaged (to start anew, overwrite=true instead)"
             )
+        self.refuse_other_configuration(checkpoint)
         begun, now = checkpoint.manifest.data_fingerprint[:12], start.data_fingerprint[:12]
         if begun != now:
             raise Refused(
                 f"{self.path}: resume=true, but the run began with other data (fingerprint {begun}, now {now}): "
-                f"a file of {config.data.split}, the split itself or the features have changed"
+                f"a file of {config.data.split}, the split itself or the features have changed "
+                "(accepted: the data as they were, or another name without resume=true)"
             )
         if checkpoint.step > start.total_steps:
             raise Refused(
@@ -126,6 +145,17 @@ class RunDirectory:
                 f"for {start.total_steps} (accepted: {checkpoint.step} or more)"
             )
         return checkpoint
+
+    def refuse_other_configuration(self, checkpoint: Checkpoint) -> None:
+        """Refuse a checkpoint that was written under other settings than this run's.
+
+        Raises: Refused.
+        """
+        if checkpoint.manifest.config_sha256 != config_sha256(self.config()):
+            raise Refused(
+                f"{checkpoint.folder}: its manifest is of another configuration than {self.path}/config.yaml, so another run has "
+                "written it (accepted: checkpoints of this run; move that folder away)"
+            )
 
     def begin(self, config: RunConfig, start: Start) -> Checkpoint | None:
         """Claim the folder for a start or a resume, and record it; a kill in between leaves what the next start can claim.
@@ -152,6 +182,11 @@ class RunDirectory:
             raise Refused(f"{self.path}: the run directory cannot be written: {error.strerror or error} (set output_dir)") from None
         return checkpoint
 
+    def way_on(self) -> str:
+        """How a run that was broken off goes on."""
+        steps = [checkpoint.step for checkpoint in complete_checkpoints(self.checkpoints)]
+        return f"resume=true goes on from step {steps[-1]}" if steps else "nothing was saved yet: overwrite=true starts anew"
+
     def append_validation(self, step: int, values: dict[str, float]) -> None:
         """Add a row to eval_history.csv; a header that no longer fits starts a new file beside the old."""
         path, header = self.path / "eval_history.csv", ["step", *values]
@@ -164,11 +199,22 @@ class RunDirectory:
                 rows.writerow(header)
             rows.writerow([step, *(repr(value) for value in values.values())])
 
+    def _refuse_place(self) -> None:
+        try:
+            os.lstat(self.path / "checkpoints" / ("x" * LONGEST_NAME))
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise Refused(f"{self.path}: the run directory cannot be written: its path is too long (set output_dir)") from None
+        above = next(folder for folder in (self.path, *self.path.absolute().parents) if os.path.lexists(folder))
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise Refused(f"{self.path}: the run directory cannot be written: {above} is no writable folder (set output_dir)")
+
     def _refuse_begun(self, config: RunConfig) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
-        if self.path.is_symlink() or not self.facts():
-            raise Refused(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
+        self._refuse_foreign()
+        if self.path.is_symlink():
+            raise Refused(f"{self.path}: is a link, and a run begins in a folder of its own (set another name or output_dir)")
         if config.overwrite:
             return
         steps = [c.step for c in complete_checkpoints(self.checkpoints)]
@@ -176,15 +222,28 @@ class RunDirectory:
         resume = "resume=true to go on, " if steps else ""
         raise Refused(f"{self.path}: exists already, {reached} (accepted: {resume}overwrite=true to delete it, another name)")
 
+    def _refuse_foreign(self) -> None:
+        """Refuse a folder that holds anything but a run of ours."""
+        if is_arc_run(self.path) and not (self.path / "run.json").exists():
+            raise Refused(f"{self.path}: {what_to_do(self.path)}")
+        if not self.facts():
+            raise Refused(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
+
     def _refuse_resume(self, config: RunConfig) -> None:
+        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+            raise Refused(f"{self.path}: resume=true, but no run has begun there (to start one, leave resume=true out)")
+        self._refuse_foreign()
         if not complete_checkpoints(self.checkpoints):
-            anew = "overwrite=true" if self.path.exists() else "leave resume out"
-            raise Refused(f"{self.checkpoints}: resume=true, but there is no complete checkpoint (to start anew: {anew})")
-        self.facts()
+            raise Refused(
+                f"{self.checkpoints}: resume=true, but there is no complete checkpoint (to start anew, overwrite=true instead)"
+            )
         begun, now = fixed_settings(self.config()), fixed_settings(config)
         changed = [f"{key} {begun.get(key)} -> {now.get(key)}" for key in sorted(begun | now) if begun.get(key) != now.get(key)]
         if changed:
-            raise Refused(f"{self.path}: resume=true, but the run began with another configuration: {some(changed)}")
+            raise Refused(
+                f"{self.path}: resume=true, but the run began with another configuration: {some(changed)} "
+                "(accepted: these as they were, or another name without resume=true)"
+            )
 
     def _remove_stale(self, goes_on: bool) -> None:
         """Remove what a kill left half-written, and what was said of weights that are not the last ones any more."""
@@ -259,7 +318,28 @@ def git_commit() -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.rename(path)
+    """Write a file whole or not at all.
+
+    Raises: OSError naming `path`; what was there is intact, and nothing is beside it.
+    """
+    write_texts({path: text})
+
+
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write files that belong together: all of them, or none where one of them finds no room.
+
+    Raises: OSError naming the file.
+    """
+    partials = {path: path.with_name(f".{path.name}.partial") for path in texts}
+    try:
+        for path, text in texts.items():
+            try:
+                partials[path].write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise OSError(error.errno, error.strerror, str(path)) from None
+        for path, partial in partials.items():
+            partial.rename(path)
+    finally:
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ def model_at(directory: RunDirectory, which: str | None) -> SavedModel:
 
     Without model.pt (an unfinished run) the best checkpoint so far is taken; a damaged one is passed over with a warning.
 
-    Raises: Refused if there is none, or the step that is asked for is not there or damaged.
+    Raises: Refused if there is none, the step that is asked for is not there or damaged, or what is chosen is another run's.
     """
     if which is None and directory.model_file.exists():
         return load_model(directory.model_file)
@@ -32,6 +32,7 @@ def model_at(directory: RunDirectory, which: str | None) -> SavedModel:
         chosen = named[which]
         if not is_intact(chosen):
             raise Refused(f"{chosen.folder}: damaged: a file does not have the SHA-256 of its manifest")
+    directory.refuse_other_configuration(chosen)
     return load_checkpoint_model(chosen.folder / PAYLOAD, chosen.manifest.val_loss_total)
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 
 from training.cells import Condition, Representation, Split
-from training.checkpoints.run_directory import write_text
+from training.checkpoints.run_directory import write_texts
 from training.data.set_aside import LEAST_CELLS
 from training.evaluation.comparison import CONFIDENCE, DECISIVE, FEW, Comparison, Outcome, Values, compare, margin_of, values_of
 from training.evaluation.evaluate import CEILING, DRAWS, MAX_CELLS, Measured, Score
@@ -137,7 +137,7 @@ def summarise(measured: Measured, judged: Judged) -> Evaluation:
 
 
 def write_evaluation(run_directory: Path, evaluation: Evaluation, scores: Sequence[Score]) -> None:
-    """Write evaluation.csv and then metrics.json, each whole or not at all. An undefined value is an empty cell, or null."""
+    """Write evaluation.csv and metrics.json, both or none. An undefined value is an empty cell, or null."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["dataset", "cell_type", "perturbation", "predictor", "metric", "value", "n_cells"])
@@ -145,8 +145,8 @@ def write_evaluation(run_directory: Path, evaluation: Evaluation, scores: Sequen
         condition, value = score.condition, repr(score.value) if isfinite(score.value) else ""
         named = (condition.dataset, condition.cell_type, condition.perturbation, score.predictor, score.metric)
         rows.writerow([*named, value, score.n_cells])
-    write_text(run_directory / TABLE, text.getvalue())
-    write_text(run_directory / "metrics.json", json.dumps(asdict(evaluation), indent=1, allow_nan=False) + "\n")
+    figures = json.dumps(asdict(evaluation), indent=1, allow_nan=False) + "\n"
+    write_texts({run_directory / TABLE: text.getvalue(), run_directory / "metrics.json": figures})
 
 
 def _figures(scores: Sequence[Score], predictors: Collection[str]) -> dict[str, Figures]:

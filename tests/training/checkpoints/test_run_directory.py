@@ -1,10 +1,14 @@
 import csv
 import json
+import resource
+import shutil
+from pathlib import Path
 
 import pytest
 
 from training.checkpoints.manifest import config_sha256, folder_of, write_manifest
-from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit
+from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit, write_texts
+from training.checkpoints.trained_model import model_at
 from training.config_loader import load_config
 from training.refusal import Refused
 
@@ -84,7 +88,7 @@ def test_resume_takes_the_highest_complete_step_and_records_itself(make):
 def test_resume_without_a_checkpoint_is_refused_with_advice_that_leads_out(make):
     begin(make())
 
-    with pytest.raises(Refused, match=r"no complete checkpoint .to start anew: overwrite=true"):
+    with pytest.raises(Refused, match=r"no complete checkpoint .to start anew, overwrite=true instead"):
         begin(make(resume="true"))
     with pytest.raises(Refused, match=r"without a complete checkpoint .accepted: overwrite=true"):
         begin(make())
@@ -114,8 +118,98 @@ def test_a_checkpoint_of_another_run_is_refused(make, tmp_path):
     begin(make())
     save(make(seed=7), 20)
 
-    with pytest.raises(Refused, match=r"step=000000020: resume=true, but its manifest is of another configuration"):
+    with pytest.raises(Refused, match=r"step=000000020: its manifest is of another configuration"):
         begin(make(resume="true"))
+
+
+def test_a_checkpoint_of_another_run_is_no_model_of_this_one(make):
+    begin(make())
+    save(make(), 20)
+    save(make(seed=7), 40)
+    directory = RunDirectory(make().directory)
+
+    for which in ("last", "40"):
+        with pytest.raises(Refused, match=r"step=000000040: its manifest is of another configuration than .*move that folder away"):
+            model_at(directory, which)
+    shutil.rmtree(directory.checkpoints / folder_of(40))
+    with pytest.raises(Refused, match=r"step=000000020/trainer.ckpt: not a readable model file"):
+        model_at(directory, "last")  # it is chosen; the model itself is none here
+
+
+@pytest.mark.parametrize("made", [None, "empty"])
+def test_a_resume_of_nothing_is_refused_with_advice_that_leads_out(make, made):
+    if made:
+        make().directory.mkdir()
+
+    with pytest.raises(Refused, match=r"no run has begun there .to start one, leave resume=true out"):
+        begin(make(resume="true"))
+    assert begin(make()) is None
+
+
+@pytest.mark.parametrize("word", ["resume", "overwrite", "seed"])
+def test_a_folder_that_is_no_run_is_neither_resumed_nor_deleted(make, word):
+    make().directory.mkdir()
+    (make().directory / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(Refused, match=r"exists already and is no run directory .set another name or output_dir"):
+        begin(make(**{word: "1" if word == "seed" else "true"}))
+    assert (make().directory / "thesis.txt").exists()
+    assert begin(make(name="another")) is None
+
+
+@pytest.mark.parametrize("word", ["resume", "overwrite", "seed"])
+def test_a_run_directory_of_state_is_recognised(make, word):
+    make().directory.mkdir()
+    (make().directory / "config.yaml").write_text("data: {kwargs: {pert_col: gene}}\n")
+
+    with pytest.raises(Refused, match="is a run directory of `state tx train`"):
+        begin(make(**{word: "1" if word == "seed" else "true"}))
+
+
+def test_what_goes_on_after_an_interrupt(make):
+    begin(make())
+    directory = RunDirectory(make().directory)
+
+    assert directory.way_on() == "nothing was saved yet: overwrite=true starts anew"
+    save(make(), 20)
+    assert directory.way_on() == "resume=true goes on from step 20"
+
+
+@pytest.mark.parametrize("where", [{"output_dir": "o" * 300}, {"output_dir": "/".join(["deep" * 25] * 42)}], ids=["name", "path"])
+def test_a_path_that_is_too_long_is_refused(make, where):
+    directory = RunDirectory(make(**where).directory)
+
+    with pytest.raises(Refused, match=r"cannot be written: its path is too long .set output_dir"), directory.held():
+        pass
+    with pytest.raises(Refused, match="its path is too long"):
+        directory.refuse(make(**where))
+
+
+def test_a_path_that_is_too_long_for_what_a_run_writes_in_it_is_refused(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = 4096 - len(str(tmp_path)) - 60
+    folder = Path(*["d" * 100] * (left // 101), "d" * (left % 101 or 1))
+
+    with pytest.raises(Refused, match="its path is too long"):
+        RunDirectory(make(output_dir=tmp_path / folder).directory).refuse(make())
+
+
+def test_files_that_belong_together_are_written_all_or_none(tmp_path):
+    first, second = tmp_path / "evaluation.csv", tmp_path / "metrics.json"
+    write_texts({first: "old", second: "old"})
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # the kernel's no to a write, as of a full disk
+    try:
+        with pytest.raises(OSError, match=r"metrics.json") as error:
+            write_texts({first: "new", second: "n" * 200})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.filename == str(second)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"evaluation.csv": "old", "metrics.json": "old"}
+
+    write_texts({first: "new", second: "new"})
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"evaluation.csv": "new", "metrics.json": "new"}
 
 
 def test_what_a_kill_left_half_written_goes_with_the_next_resume(make):
