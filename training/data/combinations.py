@@ -10,7 +10,7 @@ def parts(label: str, control: str, separator: str | None) -> tuple[str, ...]:
 
     The control's label and the parts of the control's label count for nothing: where `NegCtrl0_NegCtrl0` is the control and `_` the
     separator, `KLF1_NegCtrl0` is `KLF1`. A separator inside brackets joins nothing: `2i (LIF+MEKi)` is one perturbation.
-    So is every label whose brackets do not close, or that has nothing beside a separator (`Ca2+`). With None no label is a combination.
+    So is every label whose brackets do not close, or that has nothing beside a separator (`Ca2+`). With None every label is one.
     """
     nothing = {control.strip(), *_pieces(control, separator)}
     return tuple(sorted({piece for piece in _pieces(label, separator) if piece not in nothing}))

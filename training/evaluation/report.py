@@ -86,7 +86,7 @@ def _metrics(metrics: Mapping[str, Any]) -> str:
         f"<p>Judged: {told['checkpoint']} (step {told['step']}), on split {told['split']} of {told['split_file']}: "
         f"{told['n_conditions']} conditions, of which the model was trained on {told['n_conditions_trained_on']}.</p>",
         f"<p>Means over conditions, ± half of the 95 % interval; at most {told['max_cells']} real cells a condition. "
-        f"Every predictor starts from the same control cells; figures are means over {told['draws']} draws of them (evaluation.seed "
+        f"Every predictor starts from the same control cells; figures average {told['draws']} draws of them (evaluation.seed "
         f"{told['seed']}). {escape(_controls(metrics))} A predictor that answers fewer conditions than its neighbour has a mean "
         "over other conditions: the comparisons below are over the conditions that both answer. The ceiling is a repeat of the "
         "experiment: one half of the real cells as a prediction of the other, its correlations corrected to all cells "

@@ -79,7 +79,7 @@ def test_the_report_holds_everything_of_the_run(run):
     assert path == run / "report.html"
     assert page.open == []
     assert json.loads((run / "metrics.json").read_text())["verdict"] in text
-    assert "means over 10 draws of them (evaluation.seed 7)" in text
+    assert "figures average 10 draws of them (evaluation.seed 7)" in text
     assert "set aside from training (x.k562 33)" in text
     for word in ("model", "no change", "ceiling", "0.61", "0.83", "KLF1&2", "<b>TGFBR2</b>", "abc123", "torch 2.15", "resume=true"):
         assert word in text, word
