@@ -18,7 +18,15 @@ from training.data.reader import open_reader
 from training.data.set_aside import SetAside, set_controls_aside
 from training.data.set_checks import check_training_sets, check_validation_sets, warn_of_sets
 from training.data.sets import Groups, SetPlan, group_cells, validation_batches
-from training.data.split_report import LeftOut, SplitReport, conditions_in_sets, count_sets, summary_of
+from training.data.split_report import (
+    LeftOut,
+    SplitReport,
+    cells_in_no_split,
+    cells_without_features,
+    conditions_in_sets,
+    count_sets,
+    summary_of,
+)
 from training.data.splits import assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
 from training.refusal import Refused, some
@@ -198,10 +206,10 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: Eva
     files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
     table = read_table(files, config)
     table = replace(table, split=assign_splits(split, table))
-    left_out = _in_no_split(table)
+    left_out = cells_in_no_split(table)
     table = table.keep(table.split != UNUSED)
     features, dropped = features_for(config, table.perturbation.names)
-    left_out += _without_features(table, dropped)
+    left_out += cells_without_features(table, dropped)
     table = table.keep(~np.isin(table.perturbation.codes, [table.perturbation.names.index(name) for name in dropped]))
     _check_controls(table, config)
     _report_mixed_files(table)
@@ -259,23 +267,6 @@ def _control_names(table: CellTable, files: list[H5adFile]) -> list[str]:
         here = np.equal(table.file.codes[controls], code)
         names[here] = file.cell_names(table.row[controls[here]])
     return names.tolist()
-
-
-def _in_no_split(table: CellTable) -> tuple[LeftOut, ...]:
-    """Cell types that no table of the split file names; in a data set, a cell type is in a split whole or not at all."""
-    unused = np.equal(table.split, UNUSED)
-    numbers = Counter(zip(table.dataset.codes[unused].tolist(), table.cell_type.codes[unused].tolist(), strict=True))
-    return tuple(
-        LeftOut("no table of the split file names them", f"{table.dataset.names[dataset]}.{table.cell_type.names[cell_type]}", n)
-        for (dataset, cell_type), n in sorted(numbers.items())
-    )
-
-
-def _without_features(table: CellTable, dropped: tuple[str, ...]) -> tuple[LeftOut, ...]:
-    numbers = np.bincount(table.perturbation.codes, minlength=len(table.perturbation.names))
-    return tuple(
-        LeftOut("perturbation without features", name, int(numbers[table.perturbation.names.index(name)])) for name in dropped
-    )
 
 
 def _check_controls(table: CellTable, config: CellSetsConfig) -> None:

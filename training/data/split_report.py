@@ -9,7 +9,7 @@ import numpy as np
 
 from training.cells import Condition, IntArray, Split
 from training.data.sets import Groups, cut
-from training.data.table import SPLITS, CellTable
+from training.data.table import SPLITS, UNUSED, CellTable
 from training.refusal import some
 
 
@@ -61,6 +61,22 @@ class SplitReport:
     left_out: tuple[LeftOut, ...]
 
 
+def cells_in_no_split(table: CellTable) -> tuple[LeftOut, ...]:
+    """Cells of cell types that the split file names nowhere; a cell type of a data set is in splits whole or not at all."""
+    unused = np.equal(table.split, UNUSED)
+    numbers = Counter(zip(table.dataset.codes[unused].tolist(), table.cell_type.codes[unused].tolist(), strict=True))
+    return tuple(
+        LeftOut("no table of the split file names them", f"{table.dataset.names[dataset]}.{table.cell_type.names[cell_type]}", n)
+        for (dataset, cell_type), n in sorted(numbers.items())
+    )
+
+
+def cells_without_features(table: CellTable, perturbations: tuple[str, ...]) -> tuple[LeftOut, ...]:
+    """Cells of the perturbations that are left out since they have no features."""
+    number_of = dict(zip(table.perturbation.names, np.bincount(table.perturbation.codes).tolist(), strict=True))
+    return tuple(LeftOut("perturbation without features", name, number_of[name]) for name in perturbations)
+
+
 def count_sets(
     table: CellTable, by_condition: Mapping[tuple[Split, Condition], IntArray], groups: Mapping[Split, Groups], set_size: int
 ) -> tuple[tuple[SplitRow, ...], tuple[tuple[int, int], ...]]:
@@ -83,30 +99,36 @@ def count_sets(
             n_controls[condition.dataset, condition.cell_type] += len(cells)
     kept = map(table.condition, np.flatnonzero(table.is_set_aside).tolist())
     n_set_aside = Counter((control.dataset, control.cell_type) for control in kept)
-    rows, lengths = [], Counter[int]()
+    rows = []
     for split, of_split in groups.items():
-        sizes, of_group, number = np.unique(of_split.sizes, return_inverse=True, return_counts=True)
-        cuts = [cut(int(size), set_size) for size in sizes]
-        if split == "train":
-            for each, times in zip(cuts, number, strict=True):
-                lengths.update({length: n * int(times) for length, n in Counter(each).items()})
-        n_sets = np.array([len(each) for each in cuts], np.int64)[of_group]
-        in_sets = np.array([sum(each) for each in cuts], np.int64)[of_group]
-        if split == "train":  # what one epoch leaves over has its turn in another
-            in_sets = of_split.sizes * of_split.gives_sets
-        in_no_set = (of_split.sizes - in_sets) * ~table.is_control[of_split.first]
+        n_sets, n_in_no_set = _cut_groups(of_split, set_size, is_new_each_epoch=split == "train")
+        n_in_no_set[table.is_control[of_split.first]] = 0
         for cell_type in np.unique(of_split.cell_type):
             here = np.equal(of_split.cell_type, cell_type)
             condition = table.condition(of_split.first[here][0])
             of_type, at = (condition.dataset, condition.cell_type), (condition.dataset, condition.cell_type, split)
-            rows.append(
-                SplitRow(
-                    *at, n_perturbations[at], n_cells[at], n_controls[of_type], n_set_aside[of_type],
-                    int(n_sets[here].sum()), int(in_no_set[here].sum()),
-                )
-            )  # fmt: skip
+            rows.append(SplitRow(
+                *at, n_perturbations[at], n_cells[at], n_controls[of_type], n_set_aside[of_type],
+                int(n_sets[here].sum()), int(n_in_no_set[here].sum()),
+            ))  # fmt: skip
     rows.sort(key=lambda row: (row.dataset, row.cell_type, SPLITS.index(row.split)))
+    lengths: Counter[int] = Counter()
+    for size, n_groups in zip(*np.unique(groups["train"].sizes, return_counts=True), strict=True):
+        for length in cut(int(size), set_size):
+            lengths[length] += int(n_groups)
     return tuple(rows), tuple(sorted(lengths.items(), reverse=True))
+
+
+def _cut_groups(groups: Groups, set_size: int, *, is_new_each_epoch: bool) -> tuple[IntArray, IntArray]:
+    """How many sets each group gives, and how many of its cells are in no set: what an epoch leaves over has its turn in another.
+
+    Shape: (groups,), (groups,).
+    """
+    sizes, of_group = np.unique(groups.sizes, return_inverse=True)
+    cuts = [cut(int(size), set_size) for size in sizes]
+    n_sets = np.array([len(each) for each in cuts], np.int64)[of_group]
+    in_sets = groups.sizes * groups.gives_sets if is_new_each_epoch else np.array([sum(each) for each in cuts], np.int64)[of_group]
+    return n_sets, groups.sizes - in_sets
 
 
 def conditions_in_sets(table: CellTable, groups: Groups) -> tuple[Condition, ...]:
