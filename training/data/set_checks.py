@@ -56,8 +56,8 @@ def check_validation_sets(table: CellTable, groups: Mapping[Split, Groups], spli
         conditions, where, of_group = np.unique(validating.condition, return_index=True, return_inverse=True)
         n_cells = np.bincount(of_group, weights=validating.sizes, minlength=len(conditions))
         named = some(f"{table.condition(validating.first[i])}: {int(n)}" for i, n in zip(where, n_cells, strict=True))
-        n_all = f"{len(validating.cells)} cell{'s' * (len(validating.cells) > 1)}"
-        what = f"the {n_all} in {split} make no set ({named}), for no two of a perturbation share their {_place(config)}"
+        makes = "1 cell in {} makes" if len(validating.cells) == 1 else f"{len(validating.cells)} cells in {{}} make"
+        what = f"the {makes.format(split)} no set ({named}), for no two of a perturbation share their {_place(config)}"
         mend = ["hold out perturbations with more cells"]
         if config.control_matching == "gem_group" and (n_cells > 1).any():
             mend = ["say data.control_matching: cell_type"]
