@@ -46,6 +46,10 @@ class Condition:
     cell_type: str
     perturbation: str
 
+    def __str__(self) -> str:
+        """As people are told of it."""
+        return f"{self.perturbation} in {self.dataset}.{self.cell_type}"
+
 
 @dataclass(frozen=True)
 class CellSet:

@@ -39,7 +39,7 @@ def card_of(config: RunConfig, cells: Cells) -> ModelCard:
         perturbation_names=cells.features.names,
         perturbation_vectors=torch.from_numpy(cells.features.vectors),
         gem_group_names=cells.gem_group_names,
-        trained_conditions=tuple(sorted({(c.cell_type, c.perturbation) for c in cells.conditions("train")})),
+        trained_conditions=tuple(sorted({(c.cell_type, c.perturbation) for c in cells.trained_on})),
         set_aside=cells.set_aside,
     )
 

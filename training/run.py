@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from training.cells import Split
+from training.cells import RunLength, Split
 from training.checkpoints.callback import PAYLOAD, SaveCheckpoints
 from training.checkpoints.interruption import EndOnInterrupt
 from training.checkpoints.manifest import Checkpoint, config_sha256, settings_of
@@ -63,7 +63,7 @@ def fit(config: RunConfig) -> Path:
         record.open(directory.path / "training.log")
         try:
             log.info("%s", plan_text(config, cells))
-            if checkpoint is None or checkpoint.step < length.total_steps:
+            if checkpoint is None or checkpoint.step < length.total_steps or _is_owed_a_validation(config, checkpoint, length):
                 with logging_redirect_tqdm():  # log lines pass above the progress bar of a terminal
                     _train(config, cells, directory, checkpoint, accelerator)
             model = model_at(directory, "best")
@@ -96,15 +96,15 @@ def _train(config: RunConfig, cells: Cells, directory: RunDirectory, checkpoint:
     end = EndOnInterrupt(save)
     progress = WriteProgress(directory.path, length.total_steps)
     callbacks: list[Callback] = [LastStepValidates(length.total_steps), ValidationHistory(directory), save, progress, end]
-    if checkpoint is not None and _is_owed_a_validation(config, checkpoint):
-        callbacks.insert(0, ValidateFirst())
+    if checkpoint is not None and _is_owed_a_validation(config, checkpoint, length):
+        callbacks.insert(0, ValidateFirst(length.total_steps))
     if sys.stdout.isatty():
         callbacks.append(TQDMProgressBar(refresh_rate=10))
     trainer = L.Trainer(
         accelerator=accelerator,
         devices=1,
         precision="bf16-mixed" if config.trainer.precision == "bf16" else "32-true",
-        max_steps=length.total_steps,
+        max_steps=max(length.total_steps, start + 1),  # Lightning would skip a fit that has a validation alone to do
         max_epochs=-1,
         accumulate_grad_batches=length.accumulate_micro_steps,
         val_check_interval=config.trainer.val_every_steps * length.accumulate_micro_steps,
@@ -129,10 +129,10 @@ def _train(config: RunConfig, cells: Cells, directory: RunDirectory, checkpoint:
         raise
 
 
-def _is_owed_a_validation(config: RunConfig, checkpoint: Checkpoint) -> bool:
-    """Whether the run was stopped between the step of this checkpoint and the validation that follows it."""
-    is_due = config.data.validation != "none" and checkpoint.step % config.trainer.val_every_steps == 0
-    return is_due and checkpoint.manifest.val_loss_total is None
+def _is_owed_a_validation(config: RunConfig, checkpoint: Checkpoint, length: RunLength) -> bool:
+    """Whether the run ended between the step of this checkpoint and the validation that follows it."""
+    is_due = checkpoint.step % config.trainer.val_every_steps == 0 or checkpoint.step == length.total_steps
+    return is_due and config.data.validation != "none" and checkpoint.manifest.val_loss_total is None
 
 
 def check(config: RunConfig, write_features: Path | None = None, separator: str = "+") -> None:
@@ -193,13 +193,17 @@ class LastStepValidates(Callback):
 class ValidateFirst(Callback):
     """A resume begins with the validation that a stop has cut off; Lightning takes a step that it restores for validated."""
 
+    def __init__(self, total_steps: int) -> None:
+        self.total_steps = total_steps
+
     def on_train_start(self, trainer: L.Trainer, *_: object) -> None:
-        """Validate as the training loop does between two batches."""
+        """Validate as the training loop does between two batches, and end if no step is left."""
         validation = trainer.fit_loop.epoch_loop.val_loop
         validation.restarting = False
         trainer.validating = True
         validation.run()
         trainer.training = True
+        trainer.should_stop = trainer.global_step >= self.total_steps
 
 
 class ValidationHistory(Callback):

@@ -44,7 +44,7 @@ MOMENTS = {
     "in the first micro-step of a step": (("training_step", 4, 8), 5, "at step 5, checkpoint saved;"),
     "in the step before a validation": (("training_step", 3, 7), 4, "at step 4, checkpoint saved, its validation is left to"),
     "in a validation of an unsaved step": (("validation_step", 4, 1), 4, "at step 4, checkpoint saved, its validation is left to"),
-    "in the last validation": (("validation_step", 8, 1), 6, "at step 8, in its validation;"),
+    "in the last validation": (("validation_step", 8, 1), 8, "at step 8, checkpoint saved, its validation is left to"),
 }
 
 

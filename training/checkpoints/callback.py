@@ -21,7 +21,8 @@ class SaveCheckpoints(L.Callback):
     """Saves every `every_steps` optimizer steps and at the last one.
 
     Where a step is validated too, the checkpoint waits for the validation, so that the value in its manifest is that of
-    its own weights. `keep_last` newest and the best by validation stay.
+    its own weights. A validation that fails or does not come costs the value alone. `keep_last` newest and the best by
+    validation stay.
     """
 
     def __init__(
@@ -38,20 +39,36 @@ class SaveCheckpoints(L.Callback):
         self.config_sha256, self.data_fingerprint = config_sha256, data_fingerprint
         self.saved_step = resumed_step
         """Step of the newest checkpoint that is intact, as this process knows: it has written it, or goes on from it."""
+        self._waits = False
+        """Whether the step at hand waits for its validation."""
 
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save where no validation follows this step."""
         step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if step_is_done and self._is_due(trainer.global_step) and not self._validation_follows(trainer, batch_idx):
+        self._waits = step_is_done and self._validation_follows(trainer, batch_idx)
+        if step_is_done and self._is_due(trainer.global_step) and not self._waits:
             self._save(trainer, None)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Save with the value that was just measured; a new best is saved off the cadence too."""
+        self._waits = False
         value = float(trainer.callback_metrics["val/loss_total"])
         known = best(complete_checkpoints(self.root))
         improved = known is None or known.manifest.val_loss_total is None or value < known.manifest.val_loss_total
         if improved or self._is_due(trainer.global_step):
             self._save(trainer, value)
+
+    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Save the last step if no validation has."""
+        self.save_now(trainer)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        """Save a step whose validation failed; whoever wants out at once (Ctrl-C) waits for nothing."""
+        if self._waits and isinstance(exception, Exception):
+            try:
+                self.save_now(trainer)
+            except RuntimeError as error:  # what ends the run is the exception at hand
+                log.error("%s", error)
 
     def save_now(self, trainer: L.Trainer) -> None:
         """Save this step, whatever the cadence, if it is not saved yet."""
@@ -62,7 +79,7 @@ class SaveCheckpoints(L.Callback):
         return step % self.config.every_steps == 0 or step == self.total_steps
 
     def _validation_follows(self, trainer: L.Trainer, batch_idx: int) -> bool:
-        if not trainer.enable_validation:
+        if not trainer.enable_validation or not sum(trainer.num_val_batches):
             return False
         return trainer.should_stop or (batch_idx + 1) % int(trainer.val_check_interval or 1) == 0
 

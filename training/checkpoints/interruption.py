@@ -43,7 +43,7 @@ class EndOnInterrupt(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if a signal was heard and the step is whole; the last step of a run goes its usual way."""
         step_is_done = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
-        if self.heard is not None and step_is_done and not self._is_last(trainer):
+        if self.heard is not None and step_is_done and trainer.global_step < self.save.total_steps:
             self.save.save_now(trainer)
             self.is_ending = True
 
@@ -56,8 +56,6 @@ class EndOnInterrupt(L.Callback):
         """End here if a signal was heard: the resume validates this step again, from the first batch on."""
         if self.heard is None:
             return
-        if self._is_last(trainer):  # saved only with its validation: a resume would take the run for done
-            self._end(trainer, "in its validation")
         self.save.save_now(trainer)
         self._end(trainer, "checkpoint saved, its validation is left to the resume")
 
@@ -74,9 +72,6 @@ class EndOnInterrupt(L.Callback):
     def _listen_no_longer(self) -> None:
         for number, handler in self.before.items():
             signal.signal(number, handler)
-
-    def _is_last(self, trainer: L.Trainer) -> bool:
-        return trainer.global_step >= self.save.total_steps
 
     def _end(self, trainer: L.Trainer, what: str) -> None:
         heard = "" if self.heard is None else f"{self.heard.name}: "

@@ -16,8 +16,17 @@ from training.data.h5ad import H5adFile
 from training.data.perturbations import PerturbationFeatures, features_for
 from training.data.reader import open_reader
 from training.data.set_aside import SetAside, set_controls_aside
+from training.data.set_checks import check_training_sets, check_validation_sets, warn_of_sets
 from training.data.sets import Groups, SetPlan, group_cells, validation_batches
-from training.data.split_report import SplitReport, count_sets, summary_of
+from training.data.split_report import (
+    LeftOut,
+    SplitReport,
+    cells_in_no_split,
+    cells_without_features,
+    conditions_in_sets,
+    count_sets,
+    summary_of,
+)
 from training.data.splits import assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
 from training.refusal import Refused, some
@@ -49,6 +58,8 @@ class Cells:
     """Which controls are set aside to measure with; None with `evaluation.control_fraction: null`."""
     fingerprint: str
     """Of the files' content, the split and the perturbation vectors; where the files lie does not count."""
+    left_out: tuple[LeftOut, ...] = ()
+    """Cells of the files that are not in the table."""
 
     @property
     def gem_group_names(self) -> tuple[str, ...]:
@@ -88,16 +99,22 @@ class Cells:
         return validation_batches(self._validation, self.set_size, batch_size, self.seed, self.config.max_validation_sets)
 
     def check_trainable(self) -> None:
-        """Refuse before anything is written what `plan` and `validation` would refuse.
+        """Refuse before anything is written what `plan` and `validation` would refuse, and warn of what is legal but poor.
 
         Raises: Refused naming the split file and what is missing in it.
         """
-        _ = self._training, self._validation
+        used = [groups for groups in (self._training, self._validation) if groups is not None]
+        warn_of_sets(self.table, used, self.config, self.set_size)
+
+    @property
+    def trained_on(self) -> tuple[Condition, ...]:
+        """Perturbed conditions that training sees: those of `train` with a cell in a set; sorted."""
+        return conditions_in_sets(self.table, self._groups["train"])
 
     @cached_property
     def report(self) -> SplitReport:
-        """What is in which split, and what of the held-out conditions is seen in training."""
-        seen = {(c.cell_type, c.perturbation): c for c in self.conditions("train")}
+        """What is in which split and in which sets, and what of the held-out conditions is seen in training."""
+        seen = {(c.cell_type, c.perturbation): c for c in self.trained_on}
         trained = {perturbation for _, perturbation in seen}
         held_out = [(split, condition) for split in SPLITS[1:] for condition in self.conditions(split)]
         leaks = []
@@ -105,11 +122,17 @@ class Cells:
             if (condition.cell_type, condition.perturbation) in seen:
                 other = seen[condition.cell_type, condition.perturbation]
                 where = f"in data set {other.dataset}" if other.dataset != condition.dataset else "there too"
-                leaks.append(f"{split}: {_words(condition)}: trained on {where} ({len(self.cells_of(other, 'train'))} cells)")
-        unseen = tuple(sorted({condition.perturbation for _, condition in held_out} - trained))
-        groups = {split: group_cells(self.table, self._sampled(split), self.config.control_matching) for split in SPLITS}
-        rows, lengths = count_sets(self.table, self._by_condition, groups, self.set_size)
-        return SplitReport(rows, tuple(leaks), unseen, lengths)
+                leaks.append(f"{split}: {condition}: trained on {where} ({len(self.cells_of(other, 'train'))} cells)")
+        rows, training_sets = count_sets(self.table, self._by_condition, self._groups, self.set_size)
+        return SplitReport(
+            rows,
+            tuple(leaks),
+            unseen=tuple(sorted({condition.perturbation for _, condition in held_out} - trained)),
+            training_sets=training_sets,
+            in_no_set=tuple(f"{split}: {words}" for split in SPLITS for words in self._in_no_set(split)),
+            not_judged=tuple(str(c) for c in self.conditions("test") if len(self.cells_of(c, "test")) < 2),
+            left_out=self.left_out,
+        )
 
     def summary(self) -> str:
         """The report as text."""
@@ -127,41 +150,45 @@ class Cells:
         return dict(_by_condition(self.table, self.table.is_set_aside))
 
     @cached_property
+    def _groups(self) -> dict[Split, Groups]:
+        """How each split is cut, or would be."""
+        return {split: group_cells(self.table, self._sampled(split), self.config.control_matching) for split in SPLITS}
+
+    @cached_property
     def _training(self) -> Groups:
-        chosen = self._sampled("train")
-        if not chosen.any():
-            raise Refused(f"{self.config.split}: no cell is left to train on; name a data set in [training] or hold out less")
-        groups = self._groups("train", chosen)
-        largest = int(groups.sizes.max())
-        if largest < self.set_size:
-            cells = groups.cells[groups.starts[groups.sizes.argmax()] :]
-            raise Refused(
-                f"{self.config.split}: set_size {self.set_size} is larger than every group of training cells; the largest, "
-                f"{_words(self.table.condition(cells[0]))}, has {largest} (accepted: 2 to {largest})"
-            )
-        return groups
+        check_training_sets(self.table, self._groups["train"], self.config, self.set_size)
+        return self._said("train")
 
     @cached_property
     def _validation(self) -> Groups | None:
-        if self.config.validation == "none":
+        if self._validating is None:
             return None
-        split: Split = "val" if self.config.validation == "split" else "test"
-        chosen = self.table.is_in(split)
-        if not chosen.any():
-            have = ", ".join(f"{name}: {int(self.table.is_in(name).sum())} cells" for name in SPLITS)
-            raise Refused(
-                f"{self.config.split}: no cell is in {split} ({have}), but data.validation is {self.config.validation}; hold some "
-                "out, or say data.validation: none, or data.validation: test (then the test is no longer held out)"
-            )
-        return self._groups(split, chosen)
+        check_validation_sets(self.table, self._groups, self._validating, self.config)
+        return self._said(self._validating)
+
+    @property
+    def _validating(self) -> Split | None:
+        """The split that validates."""
+        by_setting: dict[str, Split] = {"split": "val", "test": "test"}
+        return by_setting.get(self.config.validation)
 
     def _sampled(self, split: Split) -> BoolArray:
         """Cells of a split that are in sets."""
         chosen = self.table.is_in(split)
         return chosen if self.config.include_controls else chosen & ~self.table.is_control
 
-    def _groups(self, split: Split, chosen: BoolArray) -> Groups:
-        groups = group_cells(self.table, chosen, self.config.control_matching)
+    def _in_no_set(self, split: Split) -> Iterator[str]:
+        """Conditions of a split that is trained or validated on, none of whose cells is in a set."""
+        if split in ("train", self._validating):
+            in_sets = set(conditions_in_sets(self.table, self._groups[split]))
+            for condition in self.conditions(split):
+                if condition not in in_sets:
+                    n = len(self.cells_of(condition, split))
+                    yield f"{condition} ({n} cell{'s' * (n > 1)})"
+
+    def _said(self, split: Split) -> Groups:
+        """The groups of a split; says which have controls from another GEM group."""
+        groups = self._groups[split]
         if groups.n_unmatched:
             log.info(
                 "%s: %d of %d groups have no control in their GEM group; their controls share the cell type",
@@ -179,8 +206,10 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: Eva
     files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
     table = read_table(files, config)
     table = replace(table, split=assign_splits(split, table))
+    left_out = cells_in_no_split(table)
     table = table.keep(table.split != UNUSED)
     features, dropped = features_for(config, table.perturbation.names)
+    left_out += cells_without_features(table, dropped)
     table = table.keep(~np.isin(table.perturbation.codes, [table.perturbation.names.index(name) for name in dropped]))
     _check_controls(table, config)
     _report_mixed_files(table)
@@ -207,6 +236,7 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: Eva
         judged_names=genes.input_names if genes.decoder_names is None else genes.decoder_names,
         set_aside=set_aside,
         fingerprint=_fingerprint(used, table, features),
+        left_out=left_out,
     )
 
 
@@ -274,7 +304,3 @@ def _fingerprint(files: list[H5adFile], table: CellTable, features: Perturbation
         digest.update(np.ascontiguousarray(array).tobytes())
     digest.update("\0".join(features.names).encode())
     return digest.hexdigest()[:32]
-
-
-def _words(condition: Condition) -> str:
-    return f"{condition.perturbation} in {condition.dataset}.{condition.cell_type}"

@@ -7,7 +7,10 @@ permuted and cut:
 1. into sets of `set_size`, as many as it fills;
 2. the rest into one set of `set_size / 2` and one of `set_size / 4`, where it fills them (never below 2);
 3. a group too small for the shortest of these gives one set, of the largest of `set_size / 8`, `/ 16`, ... that it fills;
-4. what is left sits this epoch out: the next permutation gives each cell its turn. A group of one cell is never trained on.
+4. what is left sits this epoch out: the next permutation gives each cell its turn.
+
+A group of one cell gives no set, any other one or more: a cell that is alone of its condition (in its GEM group, where controls are
+matched by it) is never trained on. `split_report.py` counts such cells, `set_checks.py` refuses a run that has nearly no others.
 
 No cell comes twice in an epoch, none is masked. A batch holds sets of one length, and as many more as they are shorter, so that the
 cells in a batch stay the same; the last batch of each length may be smaller. How many sets and batches there are follows from the
@@ -57,6 +60,16 @@ class Groups:
     def sizes(self) -> IntArray:
         """Cells in each group."""
         return np.diff(self.starts)
+
+    @property
+    def first(self) -> IntArray:
+        """A cell of each group. Shape: (groups,)."""
+        return self.cells[self.starts[:-1]]
+
+    @property
+    def gives_sets(self) -> BoolArray:
+        """Whether a group gives a set in every epoch: it does unless it is a single cell. Shape: (groups,)."""
+        return self.sizes > 1
 
 
 def group_cells(table: CellTable, chosen: BoolArray, matching: Literal["cell_type", "gem_group"]) -> Groups:

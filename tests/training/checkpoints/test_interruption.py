@@ -65,13 +65,14 @@ def test_validation_is_ended_too(listening):
     assert listening.save.saved == [4]
 
 
-def test_the_last_step_is_not_saved_without_its_validation(listening):
+def test_the_last_step_is_saved_in_its_validation(listening):
     signal.raise_signal(signal.SIGTERM)
     listening.on_train_batch_end(trainer(10), NOBODY, None, None, 19)
+    assert listening.save.saved == []  # its validation is about to begin
 
     with pytest.raises(KeyboardInterrupt):
         listening.on_validation_batch_end(trainer(10), NOBODY)
-    assert listening.save.saved == []
+    assert listening.save.saved == [10]
 
 
 def test_a_second_ctrl_c_acts_at_once_and_a_second_sigterm_does_not(listening):

@@ -108,12 +108,12 @@ def test_the_reader_reads_the_cells_of_the_table(here):
 def test_the_report_counts_cells_and_sets_of_each_split(here):
     cells = opened()
     assert cells.report.rows == (
-        SplitRow("d", "A", "train", 3, 30, 10, 0, 8),  # 3 perturbations and the controls, 10 cells each: a set of 8 and one of 2
-        SplitRow("d", "B", "train", 1, 10, 10, 0, 4),
-        SplitRow("d", "B", "val", 1, 10, 10, 0, 2),
-        SplitRow("d", "B", "test", 1, 10, 10, 0, 2),
-        SplitRow("e", "C", "train", 0, 0, 10, 0, 2),  # controls of a zero-shot cell type
-        SplitRow("e", "C", "test", 3, 30, 10, 0, 6),
+        SplitRow("d", "A", "train", 3, 30, 10, 0, 8, 0),  # 3 perturbations and the controls, 10 cells each: a set of 8 and one of 2
+        SplitRow("d", "B", "train", 1, 10, 10, 0, 4, 0),
+        SplitRow("d", "B", "val", 1, 10, 10, 0, 2, 0),
+        SplitRow("d", "B", "test", 1, 10, 10, 0, 2, 0),
+        SplitRow("e", "C", "train", 0, 0, 10, 0, 2, 0),  # controls of a zero-shot cell type
+        SplitRow("e", "C", "test", 3, 30, 10, 0, 6, 0),
     )
     assert sum(row.n_sets for row in cells.report.rows if row.split == "train") == sum(
         len(cells.plan(2).batch(i)) for i in range(cells.plan(2).batches_per_epoch)
@@ -122,7 +122,7 @@ def test_the_report_counts_cells_and_sets_of_each_split(here):
     text = cells.summary()
     assert "Training sets per epoch: 7 of 8, 7 of 2 cells" in text
     assert "data set" in text
-    assert any(line.split() == ["e", "C", "test", "3", "30", "10", "0", "6"] for line in text.splitlines())
+    assert any(line.split() == ["e", "C", "test", "3", "30", "10", "0", "6", "0"] for line in text.splitlines())
     assert "Leak check: 0 held-out conditions" in text
     assert asdict(cells.report)["rows"][0]["n_cells"] == 30
 
