@@ -37,19 +37,21 @@ def fails_at(step):
     return validation_step
 
 
-@pytest.mark.parametrize(("step", "every_steps"), [(8, 4), (4, 4), (4, 8)])
-def test_a_step_whose_validation_fails_is_saved_and_a_resume_validates_it(training, settings, monkeypatch, step, every_steps):
-    cadence = f"checkpoints.every_steps={every_steps}"
-    training("fit", *settings(cadence, "name=whole"))
+@pytest.mark.parametrize(("step", "every_steps", "last_step"), [(8, 4, 8), (4, 4, 8), (4, 8, 8), (7, 4, 7)])
+def test_a_step_whose_validation_fails_is_saved_and_a_resume_validates_it(
+    training, settings, monkeypatch, step, every_steps, last_step
+):
+    cadence = (f"checkpoints.every_steps={every_steps}", f"trainer.max_steps={last_step}")
+    training("fit", *settings(*cadence, "name=whole"))
     with monkeypatch.context() as patch:
         patch.setattr(Perturbation, "validation_step", fails_at(step))
-        done = training("fit", *settings(cadence))
+        done = training("fit", *settings(*cadence))
     assert done.code == 1
     assert done.err == f"failed: the validation of step {step} fails\n"
-    assert values("run") == ({4: values("whole")[4]} if step == 8 else {}) | {step: None}
+    assert values("run") == ({4: values("whole")[4]} if step == last_step else {}) | {step: None}
     assert not Path("run/model.pt").exists()
 
-    done = training("fit", *settings(cadence, "resume=true"))
+    done = training("fit", *settings(*cadence, "resume=true"))
 
     assert done.code == 0, done.err
     assert values("run") == values("whole")

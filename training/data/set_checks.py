@@ -120,10 +120,13 @@ def _few_controls(table: CellTable, groups: Sequence[Groups], config: CellSetsCo
         sizes, of_group = np.unique(each.sizes, return_inverse=True)
         length = np.array([max(cut(int(size), set_size), default=0) for size in sizes], np.int64)[of_group]
         n_controls = np.array([len(pool) for pool in each.pools], np.int64)[each.pool_of]
-        for group in np.flatnonzero(n_controls < length):
+        short = n_controls < length
+        for cell_type in np.unique(each.cell_type[short]):
+            here = np.flatnonzero(short & (each.cell_type == cell_type))
+            group = here[np.argmin(n_controls[here] / length[here])]
             condition = table.condition(each.first[group])
             name, found = f"{condition.dataset}.{condition.cell_type}", (int(n_controls[group]), int(length[group]))
-            pools.setdefault(name, set()).add(int(each.pool_of[group]))
+            pools.setdefault(name, set()).update(np.unique(each.pool_of[here]).tolist())
             worst[name] = min(worst.get(name, found), found, key=lambda pair: pair[0] / pair[1])
     if config.control_matching == "cell_type":
         return [f"{name} ({n} for sets of {length})" for name, (n, length) in sorted(worst.items())]

@@ -23,7 +23,7 @@ def in_no_set(cells):
 def test_cells_alone_in_their_gem_group_are_counted_by_split_and_conditions_without_a_set_are_named():
     of_a = [("A", "P1", "g1", 8), ("A", "P1", "g2", 1), ("A", "P3", "g1", 1), ("A", "P3", "g2", 1)]
     of_b = [("B", "P1", "g1", 4), ("B", "P2", "g1", 1), ("B", "P2", "g2", 1), ("B", "P3", "g1", 1), ("B", "P3", "g2", 3)]
-    write([*CONTROLS, *of_a, *of_b])
+    write([*CONTROLS, ("A", "control", "g3", 1), *of_a, *of_b])  # controls are drawn on, in sets or not
     cells = opened(**BY_GEM_GROUP)
 
     assert in_no_set(cells) == {("A", "train"): 3, ("B", "train"): 0, ("B", "val"): 2, ("B", "test"): 2}
