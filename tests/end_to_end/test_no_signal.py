@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
@@ -51,7 +52,8 @@ def test_perturbations_that_cannot_be_told_apart(training, tmp_path, monkeypatch
     screen[screen.obs["cell_type"] == cell_type].copy().write_h5ad("cells.h5ad")
     names = sorted(set(screen.obs["perturbation"][screen.obs["cell_type"] == cell_type]) - {"control"})
     write_split("cells.h5ad", cell_type, names[:1], names[1:6])
-    np.savez("features.npz", **{name: np.ones(4, np.float32) for name in [*names, "control"]})
+    vectors: dict[str, Any] = {name: np.ones(4, np.float32) for name in [*names, "control"]}
+    np.savez("features.npz", **vectors)
 
     assert {seed: wins(training, "data.output_space=gene", seed=seed) for seed in SEEDS} == {seed: [] for seed in SEEDS}
 
