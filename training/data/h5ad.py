@@ -7,7 +7,7 @@ come as dense float32. The handle belongs to the process that opened it: a DataL
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from anndata.io import read_elem
 
 from training.cells import FloatArray, IntArray
 from training.data import csc
+from training.data.fingerprint import hash_arrays
+from training.data.h5ad_errors import rewritten, why_no_file, why_not_opened, why_not_read
 from training.data.matrices import Csr, Dense, Matrix
 from training.refusal import Failed, Refused, did_you_mean, some
 
@@ -33,9 +35,6 @@ _SLOW_BYTES = {True: 32 * 2**10, False: 2**20}
 for 300 MB/s and copying for 10 GB/s (guesses)."""
 _SLOW_CHUNKS = 4
 """Chunks under one row above which a layout is reported (a guess; anndata's own uncompressed files have 1 or 2)."""
-_SAMPLED_BLOCKS = 64
-_BLOCK_BYTES = 2**20
-"""What a fingerprint reads of an array."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ class H5adFile:
         if values.isna().any():
             raise Refused(f"{self.path}: {where} has no gene name in rows {some(np.flatnonzero(values.isna()))}")
         names = tuple(values.astype(str))
-        return self._unique(names, where)
+        return self._unique(names, where, lambda: self._make_unique(column))
 
     def highly_variable(self) -> IntArray:
         """Columns of `X` that `var/highly_variable` marks.
@@ -115,6 +114,10 @@ class H5adFile:
         if marked.dtype != bool or not marked.any():
             raise Refused(f"{self.path}: var column 'highly_variable' is {marked.dtype} and must be boolean with at least one True")
         return np.flatnonzero(marked)
+
+    def has_marks(self, width: int) -> bool:
+        """Whether `var/highly_variable` marks `width` columns of `X`."""
+        return self._has("var", "highly_variable") and len(self.highly_variable()) == width
 
     def hvg_names(self, width: int, gene_column: str | None) -> tuple[str, ...]:
         """Names of the `width` columns of `obsm/X_hvg`: the genes marked in `var/highly_variable`, else `uns/hvg_names`.
@@ -132,13 +135,44 @@ class H5adFile:
             with self._naming("uns/hvg_names"):
                 listed = tuple(str(name) for name in np.atleast_1d(read_elem(self._file["uns/hvg_names"])))
             if len(listed) == width:
-                return self._unique(listed, "uns/hvg_names")
+                return self._unique(listed, "uns/hvg_names", lambda: f"list {width} different names there")
             seen.append(f"uns/hvg_names has {len(listed)}")
         raise Refused(
             f"{self.path}: the {width} columns of obsm/X_hvg have no gene names: "
             f"{' and '.join(seen) or 'there is neither var/highly_variable nor uns/hvg_names'}; "
             f"mark {width} genes in var/highly_variable or list {width} names in uns/hvg_names"
         )
+
+    @property
+    def has_x(self) -> bool:
+        """Whether there is an `X`."""
+        return self._has("/", "X")
+
+    @property
+    def other_matrices(self) -> tuple[str, ...]:
+        """Where else values of genes lie: `layers/<name>` and `raw/X`."""
+        with self._naming("layers"):
+            layers = [f"layers/{name}" for name in self._file.get("layers", ())]
+        return (*layers, *(["raw/X"] if self._has("raw", "X") else []))
+
+    def is_by_column(self, name: str) -> bool:
+        """Whether a matrix is stored as CSC, so that its first row costs a copy of it."""
+        with self._naming(name):
+            return bool(self._file[name].attrs.get("encoding-type") == "csc_matrix")
+
+    def read_other(self, name: str, rows: IntArray) -> FloatArray:
+        """Rows of one of `other_matrices`. Shape: rows (N,) -> (N, its columns)."""
+        return self._read(name, rows, None)
+
+    def raw_has_genes_of_x(self) -> bool:
+        """Whether `raw` has every gene of `var`, by the index."""
+        with self._naming("raw/var"):
+            raw = self._file["raw/var"]
+            return set(self._column("var", self._index("var"))) <= set(read_elem(raw[self._index("raw/var")]))
+
+    def var_columns(self) -> list[str]:
+        """Names of the columns of `var`."""
+        return self._columns("var")
 
     def has_obsm(self, key: str) -> bool:
         """Whether `obsm` has this key."""
@@ -152,7 +186,11 @@ class H5adFile:
         if not self.has_obsm(key):
             with self._naming("obsm"):
                 keys = list(self._file.get("obsm", ()))
-            raise Refused(f"{self.path}: obsm has no key {key!r}{did_you_mean(key, keys)}; it has {some(keys) or 'none'}")
+            others = [*(["X"] if self.has_x else []), *self.other_matrices]
+            raise Refused(
+                f"{self.path}: obsm has no key {key!r}{did_you_mean(key, keys)}; it has {some(keys) or 'none'} "
+                f"(outside of obsm there are {some(others) or 'no matrices'})"
+            )
         return self._matrix(f"obsm/{key}").n_columns
 
     def read_x(self, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
@@ -160,8 +198,8 @@ class H5adFile:
 
         Shape: rows (N,), columns (G,) or None -> (N, G) or (N, n_vars).
         """
-        if not self._has("/", "X"):
-            raise Refused(f"{self.path}: there is no X; name an obsm key in data.embed_key, or add X to the file")
+        if not self.has_x:
+            raise Refused(f"{self.path}: there is no X")
         return self._read("X", rows, columns)
 
     def read_obsm(self, key: str, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
@@ -182,7 +220,7 @@ class H5adFile:
         digest.update("\0".join(map(str, self._column("var", self._index("var")))).encode())
         for name in [name for name in ("X", "obsm") if self._has("/", name)]:
             with self._naming(name):
-                _hash_arrays(digest, name, self._file[name])
+                hash_arrays(digest, name, self._file[name])
         return digest.hexdigest()[:32]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -212,18 +250,25 @@ class H5adFile:
 
     @contextmanager
     def _naming(self, what: str) -> Iterator[None]:
-        """Damage that is found while reading becomes a refusal that names the file."""
+        """What goes wrong while reading becomes a refusal that names the file and the cause."""
         try:
             yield
         except (Refused, Failed, AssertionError):
             raise
         except Exception as error:  # what h5py and anndata raise depends on the byte; anndata's own exceptions are not public
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
-            raise Refused(f"{self.path}: {what} cannot be read; the file is damaged, copy or write it again ({reason})") from error
+            raise Refused(f"{self.path}: {why_not_read(self.path, what, self._handle, error)}") from error
 
     def _index(self, frame: str) -> str:
         with self._naming(frame):
-            return str(self._file[frame].attrs["_index"])
+            return _texts(self._file[frame].attrs["_index"])[0]
+
+    def _columns(self, frame: str) -> list[str]:
+        """Names of the columns, in the order of the file; R's writers leave the order out, or give a text for a single column."""
+        with self._naming(frame):
+            group = self._file[frame]
+            if "column-order" in group.attrs:
+                return _texts(group.attrs["column-order"])
+            return [name for name in group if name not in (self._index(frame), "__categories")]
 
     def _has(self, group: str, name: str) -> bool:
         with self._naming(group):
@@ -232,22 +277,22 @@ class H5adFile:
     def _length(self, frame: str) -> int:
         group = self._file.get(frame)
         if not isinstance(group, h5py.Group) or "_index" not in group.attrs:
+            lacks = f"{frame!r} lacks the attribute '_index'" if isinstance(group, h5py.Group) else f"no table {frame!r}"
             raise Refused(
-                f"{self.path}: HDF5, but not .h5ad as anndata has written it since 0.7: no table {frame!r} "
+                f"{self.path}: HDF5, but not .h5ad as anndata has written it since 0.7: {lacks} "
                 f"(the file has {some(self._file) or 'nothing'}); write it again with anndata"
             )
-        index = group[group.attrs["_index"]]
+        index = group[self._index(frame)]
         return len(index["values"] if isinstance(index, h5py.Group) else index)
 
     def _column(self, frame: str, name: str) -> Any:
-        with self._naming(frame):
-            group = self._file[frame]
-            columns = [str(column) for column in group.attrs["column-order"]]
+        columns = self._columns(frame)
         if name not in (*columns, self._index(frame)):
             raise Refused(
                 f"{self.path}: {frame} has no column {name!r}{did_you_mean(name, columns)}; it has {some(columns) or 'none'}"
             )
         with self._naming(f"{frame}/{name}"):
+            group = self._file[frame]
             if group.attrs.get("encoding-version") == "0.1.0":  # anndata 0.7: categories lie apart, only the whole frame knows
                 frame_read = read_elem(group)
                 values = frame_read[name] if name in frame_read else frame_read.index
@@ -259,14 +304,20 @@ class H5adFile:
             raise Refused(f"{self.path}: {frame}/{name} has shape {shape}, but {frame} has {length} rows; write the file again")
         return values
 
-    def _unique(self, names: tuple[str, ...], where: str) -> tuple[str, ...]:
+    def _unique(self, names: tuple[str, ...], where: str, remedy: Callable[[], str]) -> tuple[str, ...]:
         found, counts = np.unique(np.array(names, dtype=object), return_counts=True)
         if len(found) < len(names):
-            raise Refused(
-                f"{self.path}: {where} has gene names that occur more than once: {some(found[counts > 1])}; "
-                "make them unique (adata.var_names_make_unique()) or name another column in data.gene_name_column"
-            )
+            raise Refused(f"{self.path}: {where} has gene names that occur more than once: {some(found[counts > 1])}; {remedy()}")
         return names
+
+    def _make_unique(self, column: str | None) -> str:
+        """What helps where gene names occur twice."""
+        if column is None:
+            return f"make them unique: {rewritten(self.path, 'adata.var_names_make_unique()')}"
+        unique = f"adata.var[{column!r}] = anndata.utils.make_index_unique(pd.Index(adata.var[{column!r}].astype(str)))"
+        make = f"make them unique: {rewritten(self.path, unique, modules='anndata, pandas as pd')}"
+        index = pd.Index(self._column("var", self._index("var")))
+        return f"set data.gene_name_column: null (the index of var, whose names are unique) or {make}" if index.is_unique else make
 
     def _matrix(self, name: str) -> Matrix:
         file = self._file  # first: after a fork it forgets the parent's matrices
@@ -328,48 +379,15 @@ class H5adFile:
             return matrix.read(unique, inverse, columns)
 
 
-def why_no_file(path: Path) -> str:
-    """Why there is no file at `path`: a folder, a link that leads nowhere, a misspelt name or no such folder."""
-    if os.path.isdir(path):
-        return "this is a folder"
-    if os.path.islink(path):
-        target = os.path.realpath(path)
-        return f"is a link to {target}, which {'leads back to itself' if os.path.islink(target) else 'does not exist'}"
-    if not os.path.isdir(path.parent):
-        return f"there is no such file; nor is there a folder {path.parent}"
-    return f"there is no such file{did_you_mean(path.name, (p.name for p in path.parent.iterdir()))}"
-
-
-def _begins_with(path: Path, sign: bytes) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(len(sign)) == sign
-
-
 def _open(path: Path) -> h5py.File:
     if not os.path.isfile(path):  # Path.is_file() raises for a name that is too long or a folder that may not be entered
         raise Refused(f"{path}: {why_no_file(path)}")
     try:
         return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        if "truncated" in str(error):
-            raise Refused(f"{path}: the file is cut short at {path.stat().st_size} bytes; copy it again ({error})") from error
-        what = "this is no HDF5 file, so no .h5ad" if "signature" in str(error) else "HDF5 cannot open it"
-        if "signature" in str(error) and _begins_with(path, b"\x1f\x8b"):
-            what = "this is a gzip file; gunzip it first"
-        raise Refused(f"{path}: {what} ({path.stat().st_size} bytes; {error})") from error
+        raise Refused(f"{path}: {why_not_opened(path, error)}") from error
 
 
-def _hash_arrays(digest: Any, name: str, stored: h5py.Group | h5py.Dataset) -> None:
-    if isinstance(stored, h5py.Group):
-        for key in sorted(stored):
-            _hash_arrays(digest, f"{name}/{key}", stored[key])
-        return
-    digest.update(repr((name, stored.shape, stored.dtype.str)).encode())
-    if not stored.shape or not stored.size or stored.dtype.kind not in "fiub":
-        return
-    block = max(1, _BLOCK_BYTES * len(stored) // stored.nbytes)
-    firsts = np.arange(0, len(stored), block)
-    if len(firsts) > _SAMPLED_BLOCKS:
-        firsts = np.linspace(0, len(stored) - block, _SAMPLED_BLOCKS).astype(np.int64)
-    for first in firsts:
-        digest.update(stored[first : first + block].tobytes())
+def _texts(attribute: Any) -> list[str]:
+    """The words of an attribute, which other writers than anndata store as a single text, as bytes or as an array of one."""
+    return [word.decode() if isinstance(word, bytes) else str(word) for word in np.atleast_1d(attribute)]

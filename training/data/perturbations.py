@@ -23,7 +23,7 @@ import torch
 
 from training.cells import FloatArray
 from training.config import CellSetsConfig
-from training.data.h5ad import why_no_file
+from training.data.h5ad_errors import why_no_file
 from training.refusal import Failed, Refused, did_you_mean, some
 
 log = logging.getLogger(__name__)

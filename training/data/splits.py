@@ -22,7 +22,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from training.cells import Split
-from training.data.h5ad import Labels, why_no_file
+from training.data.h5ad import Labels
+from training.data.h5ad_errors import why_no_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, SplitArray
 from training.refusal import Refused, did_you_mean, some
 

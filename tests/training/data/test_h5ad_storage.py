@@ -97,7 +97,7 @@ class TestFingerprint:
         assert H5adFile(path).fingerprint() != before
 
     def test_a_large_array_is_sampled_over_its_whole_length(self, write_h5ad, path, monkeypatch):
-        monkeypatch.setattr("training.data.h5ad._BLOCK_BYTES", 200)
+        monkeypatch.setattr("training.data.fingerprint._BLOCK_BYTES", 200)
         write_h5ad(path, n_cells=5000, x="dense")
         before = H5adFile(path).fingerprint()
         for row in (0, 4999):
