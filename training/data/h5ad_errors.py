@@ -77,7 +77,8 @@ def why_not_read(path: Path, what: str, file: h5py.File | None, error: Exception
     if type(error).__name__ == "IORegistryError":  # anndata's own exceptions are not public
         spec = re.search(r"encoding_type='([^']*)', encoding_version='([^']*)'", text)
         encoding = f"{spec[1]!r}, version {spec[2]!r}," if spec else "an encoding"
-        return f"{what} is stored as {encoding} which anndata {version('anndata')} cannot read; write it again from its source with that"
+        here = f"anndata {version('anndata')}"
+        return f"{what} is stored as {encoding} which {here} cannot read; write it again from its source with that"
     if cause := re.search(r"errno = \d+, error message = '([^']*)'", text):
         return f"{what} cannot be read: {cause[1]} ({type(error).__name__}: {text.splitlines()[0]})"
     reason = f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"
