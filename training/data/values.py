@@ -113,8 +113,8 @@ class _Seen:
 def check_values(file: H5adFile, source: Source, expected: Literal["log1p", "counts"]) -> None:
     """Reads up to 20,000 cells, spread evenly over the file, and refuses genes that are not what the run expects.
 
-    Raises: Refused for another kind of values than expected, with what was seen and the line that makes it right; and for impossible
-        values, or where there is no `X`.
+    Raises: Refused for another kind of values than expected, with what was seen and the line that makes it right; for impossible
+        values; and where there is no `X`.
     """
     if source.obsm_key is None and not file.has_x:
         raise Refused(f"{file.path}: there is no X; name an obsm key in data.embed_key, or add X{elsewhere(file, expected)}")
@@ -164,7 +164,7 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
     evidence, of_x = _evidence(file, source)
     if evidence is not None and evidence.kind != "log1p":
         raise Refused(
-            f"{start.format(KINDS[evidence.kind])}{evidence.told('X' if of_x else source.where)} (values {seen}); "
+            f"{start.format(KINDS[evidence.kind])}{evidence.told('X' if of_x else source.where)}; {seen}; "
             f"{_remedy(file, source, evidence, of_x)}"
         )
     if evidence is None and seen.highest > MAX_LOG1P:
@@ -172,8 +172,8 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
         base_2 = rewritten(file.path, f"{source.place} = {source.place} * {_LN2}")
         may_be_base_2 = f"; if they are log2(x + 1) instead: {base_2}" if seen.highest <= MAX_LOG1P / _LN2 else ""
         raise Refused(
-            f"{start.format('normalised counts without a logarithm')}{seen}; accepted: none above {MAX_LOG1P:g}; take the logarithm: "
-            f"{logged}{may_be_base_2}"
+            f"{start.format('normalised counts without a logarithm')}{seen}; accepted: none above {MAX_LOG1P:g}; "
+            f"take the logarithm: {logged}{may_be_base_2}"
         )
 
 
