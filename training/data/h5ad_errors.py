@@ -11,6 +11,7 @@ import h5py
 from training.refusal import did_you_mean, some
 
 FILTERS = {
+    1: "gzip",
     4: "szip",
     307: "bzip2",
     32000: "lzf",

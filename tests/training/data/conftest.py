@@ -67,7 +67,7 @@ def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 def _normalize_total(adata: Any, target_sum: float) -> None:
     factors = target_sum / np.asarray(adata.X.sum(1)).ravel()
-    adata.X = sp.diags(factors) @ adata.X if sp.issparse(adata.X) else adata.X * factors[:, None]
+    adata.X = sp.csr_matrix(sp.csr_matrix(adata.X).multiply(factors[:, None]))
 
 
 def _log1p(adata: Any) -> None:

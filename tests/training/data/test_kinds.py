@@ -1,5 +1,6 @@
 """`training/data/kinds.py`: what is the same in every cell, and where nothing is."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
@@ -11,7 +12,7 @@ from training.data.kinds import evidence_of, looks_like, rows_to_look_at
 
 SMALL = Path(__file__).parents[4] / "shared" / "data" / "perturbseq_small.h5ad"
 
-FORWARD = {
+FORWARD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log1p": np.log1p,
     "log2": lambda x: np.log2(x + 1),
     "log10": lambda x: np.log10(x + 1),
