@@ -103,7 +103,7 @@ def _rows(path: Path, config: CellSetsConfig) -> list[tuple[int, dict[str, str]]
 
 def _separator(path: Path, file: TextIO, named: Mapping[str, str]) -> str:
     """The separator that cuts the header into most of the columns that are known."""
-    header = file.readline()
+    header = next((line for line in file if line.strip()), "")
     file.seek(0)
 
     def known(separator: str) -> int:
