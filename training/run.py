@@ -306,7 +306,8 @@ def _trained(
     return cells, ModelPredictor(saved.build(), _with_file_features(saved.card, config), device), saved, config
 
 
-# What may differ when a trained model is used: which cells, where they stand, and what computes.
+# What may differ when a trained model is used: which cells, where they stand, and what computes. Genes are then taken by the
+# model's names, as with `data.gene_alignment: by_name`, whatever that says.
 USED_WITH = frozenset({
     "data.split", "data.perturbation_features_file", "data.perturbation_column", "data.cell_type_column", "data.gem_group_column",
     "data.control", "data.gene_name_column", "data.gene_alignment", "trainer.device",

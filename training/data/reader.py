@@ -27,6 +27,8 @@ from training.refusal import Refused, some
 
 log = logging.getLogger(__name__)
 
+FindSource = Callable[[H5adFile, CellSetsConfig], Source]
+
 
 @dataclass(frozen=True)
 class Genes:
@@ -98,8 +100,7 @@ def open_reader(
     else:
         wanted = [trained.input_names, *([trained.decoder_names] if trained.decoder_names else [])]
         found = [
-            tuple(_as_trained(config, file, place(file, config), names) for file in files)
-            for place, names in zip(places, wanted, strict=True)
+            tuple(_as_trained(config, file, place, names) for file in files) for place, names in zip(places, wanted, strict=True)
         ]
     for sources in found:
         for file, source in zip(files, sources, strict=True):
@@ -109,7 +110,7 @@ def open_reader(
     return H5adReader(tuple(files), file_of_cell, row_of_cell, inputs, decoder), genes
 
 
-def _places(config: CellSetsConfig) -> list[Callable[[H5adFile, CellSetsConfig], Source]]:
+def _places(config: CellSetsConfig) -> list[FindSource]:
     """What finds the input in a file, and the genes of the decoder where the run has one."""
     key = config.embed_key
     find_input = _all_genes if key is None else _hvg if key == "X_hvg" else _embedding
@@ -135,8 +136,8 @@ def _hvg_or_marked(file: H5adFile, config: CellSetsConfig) -> Source:
                 "adata.obsm['X_hvg'] = adata[:, adata.var['highly_variable']].X")  # fmt: skip
         raise Refused(
             f"{file.path}: data.output_space: {config.output_space} predicts highly variable genes beside data.embed_key: "
-            f"{config.embed_key}, and the file has neither obsm/X_hvg nor var/highly_variable; {whole}add them, GENES being a list of "
-            f"their names: {rewritten(file.path, *mark)}"
+            f"{config.embed_key}, and the file has neither obsm/X_hvg nor var/highly_variable; {whole}add them, GENES being a list "
+            f"of their names: {rewritten(file.path, *mark)}"
         )
     names, marked = file.gene_names(config.gene_name_column), file.highly_variable()
     return Source(None, marked, tuple(names[i] for i in marked), are_genes=True)
@@ -198,8 +199,11 @@ def _difference(file: H5adFile, first: Source, other_file: H5adFile, other: Sour
     )
 
 
-def _as_trained(config: CellSetsConfig, file: H5adFile, source: Source, names: tuple[str, ...]) -> Source:
+def _as_trained(config: CellSetsConfig, file: H5adFile, find: FindSource, names: tuple[str, ...]) -> Source:
     """The columns of a trained model, by name, in its order; an embedding has only a width."""
+    if find in (_hvg, _hvg_or_marked) and file.has_x and not file.has_obsm("X_hvg"):
+        find = _all_genes  # the model says which of them
+    source = find(file, config)
     if not source.are_genes:
         if len(source.names) != len(names):
             raise Refused(

@@ -78,6 +78,23 @@ class TestTrainedModel:
         with pytest.raises(Refused, match=r"obsm/X_state has 7 columns \(accepted: 8, as the model was trained on\)"):
             open_all([file], wider, embed_key="X_state", output_space=output_space)
 
+    @pytest.mark.parametrize("marked", [True, False])
+    @pytest.mark.parametrize("embed_key", ["X_hvg", "X_state"])
+    def test_without_x_hvg_the_genes_of_the_model_come_from_x(self, one, marked, embed_key):
+        adata, file = one
+        path = file.path.with_name("without.h5ad")
+        del adata.obsm["X_hvg"]
+        if not marked:
+            del adata.var["highly_variable"]
+        adata.write_h5ad(path)
+        trained = (
+            Genes(3, self.NAMES, None) if embed_key == "X_hvg" else Genes(7, tuple(f"X_state_{i}" for i in range(7)), self.NAMES)
+        )
+        reader, found = open_all([H5adFile(path)], trained, embed_key=embed_key, output_space="gene")
+        assert found == trained
+        values = reader.read("input" if embed_key == "X_hvg" else "genes", CELLS)
+        assert_array_equal(values, adata[:, list(self.NAMES)].X.toarray()[CELLS])
+
     def test_highly_variable_genes_of_the_model_come_from_x_where_x_hvg_has_others(self, one, caplog):
         caplog.set_level(logging.INFO)
         adata, file = one
