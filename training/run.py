@@ -27,6 +27,7 @@ from training.config import RunConfig
 from training.data.assemble import Cells, open_cells, perturbations_of
 from training.data.datamodule import CellSetsDataModule
 from training.data.perturbations import read_features, write_perturbed_genes
+from training.data.reader import Genes
 from training.data.set_aside import trained_on_measuring
 from training.evaluation.baselines import fit_baselines
 from training.evaluation.evaluate import evaluate as judge
@@ -299,13 +300,14 @@ def _trained(
     config = directory.config(overrides)
     _refuse_idle_overrides(directory.config(), config)
     saved = model_at(directory, checkpoint)
-    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
-    _refuse_other_columns(saved.card, cells, config)
+    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation, _columns_of(saved.card))
+    _refuse_other_gem_groups(saved.card, cells, config)
     device = torch.device("cuda" if device_of(config) == "gpu" else "cpu")
     return cells, ModelPredictor(saved.build(), _with_file_features(saved.card, config), device), saved, config
 
 
-# What may differ when a trained model is used: which cells, where they stand, and what computes.
+# What may differ when a trained model is used: which cells, where they stand, and what computes. Genes are then taken by the
+# model's names, as with `data.gene_alignment: by_name`, whatever that says.
 USED_WITH = frozenset({
     "data.split", "data.perturbation_features_file", "data.perturbation_column", "data.cell_type_column", "data.gem_group_column",
     "data.control", "data.gene_name_column", "data.gene_alignment", "trainer.device",
@@ -342,15 +344,18 @@ def _with_file_features(card: ModelCard, config: RunConfig) -> ModelCard:
     ]))  # fmt: skip
 
 
-def _refuse_other_columns(card: ModelCard, cells: Cells, config: RunConfig) -> None:
-    for what, trained, found in (
-        ("input columns", card.input_names, cells.input_names),
-        ("genes", card.judged_names, cells.judged_names),
-        ("GEM groups", card.gem_group_names, cells.gem_group_names if card.config.gem_group_embedding else card.gem_group_names),
-    ):
-        if trained != found:
-            missing = [name for name in trained if name not in set(found)]
-            raise Refused(
-                f"{config.data.split}: its data have other {what} than the model was trained on ({len(found)} here, {len(trained)} "
-                f"there; missing here: {some(missing) or 'none, the order differs'})"
-            )
+def _columns_of(card: ModelCard) -> Genes:
+    """What the model's columns are called."""
+    decoder = None if card.sizes.num_decoder_genes is None else card.judged_names
+    return Genes(card.sizes.input_dim, card.input_names, decoder)
+
+
+def _refuse_other_gem_groups(card: ModelCard, cells: Cells, config: RunConfig) -> None:
+    """A model that is told GEM groups knows them by their place among those it was trained on."""
+    trained, found = card.gem_group_names, cells.gem_group_names
+    if card.config.gem_group_embedding and trained != found:
+        new, missing = [name for name in found if name not in trained], [name for name in trained if name not in found]
+        raise Refused(
+            f"{config.data.split}: its data have other GEM groups than the model was trained on ({len(found)} here, {len(trained)} "
+            f"there; unknown to the model: {some(new) or 'none'}; missing here: {some(missing) or 'none'})"
+        )

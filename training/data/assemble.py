@@ -15,7 +15,7 @@ from training.config import CellSetsConfig, EvaluationConfig
 from training.data.h5ad import H5adFile
 from training.data.labels import check_labels, identity
 from training.data.perturbations import PerturbationFeatures, features_for
-from training.data.reader import open_reader
+from training.data.reader import Genes, open_reader
 from training.data.set_aside import SetAside, set_controls_aside
 from training.data.set_checks import check_training_sets, check_validation_sets, warn_of_sets
 from training.data.sets import Groups, SetPlan, group_cells, validation_batches
@@ -200,8 +200,16 @@ class Cells:
         return groups
 
 
-def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: EvaluationConfig = AS_DEFAULT) -> Cells:
+def open_cells(
+    config: CellSetsConfig,
+    set_size: int,
+    seed: int,
+    evaluation: EvaluationConfig = AS_DEFAULT,
+    trained: Genes | None = None,
+) -> Cells:
     """Read the split file and the labels of all cells, open the values, and check that they fit together.
+
+    With the columns of a `trained` model its genes are taken from the files by name, in its order.
 
     Raises: Refused naming file, key or column, value, and what is accepted.
     """
@@ -220,7 +228,7 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: Eva
     by_path = {str(file.path): file for group in files.values() for file in group}
     used = [by_path[path] for path in table.file.names]
     table, set_aside = set_controls_aside(table, _control_names(table, used), evaluation)
-    reader, genes = open_reader(config, used, table.file.codes.astype(np.int64), table.row)
+    reader, genes = open_reader(config, used, table.file.codes.astype(np.int64), table.row, trained)
     return Cells(
         config=config,
         evaluation=evaluation,

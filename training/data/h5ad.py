@@ -22,19 +22,14 @@ from anndata.io import read_elem
 from training.cells import FloatArray, IntArray
 from training.data import csc
 from training.data.fingerprint import hash_arrays
-from training.data.h5ad_errors import rewritten, why_no_file, why_not_opened, why_not_read
-from training.data.matrices import Csr, Dense, Matrix
+from training.data.h5ad_errors import how_to_make_unique, why_no_file, why_not_opened, why_not_read
+from training.data.matrices import Csr, Dense, Matrix, why_slow
 from training.refusal import Failed, Refused, did_you_mean, some
 
 log = logging.getLogger(__name__)
 
 _CHUNK_CACHE_BYTES = 8 * 2**20
 """Holds the chunks that neighbouring rows share. Measured on gzip: 2,200 rows/s with 8 MiB, 1,500 with 1 MiB, no more with 64."""
-_SLOW_BYTES = {True: 32 * 2**10, False: 2**20}
-"""Bytes of compressed (True) or plain chunks under one row above which a layout is reported: about 0.1 ms of a core, taking gzip
-for 300 MB/s and copying for 10 GB/s (guesses)."""
-_SLOW_CHUNKS = 4
-"""Chunks under one row above which a layout is reported (a guess; anndata's own uncompressed files have 1 or 2)."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +110,13 @@ class H5adFile:
             raise Refused(f"{self.path}: var column 'highly_variable' is {marked.dtype} and must be boolean with at least one True")
         return np.flatnonzero(marked)
 
+    def has_var(self, column: str) -> bool:
+        """Whether `var` has this column."""
+        return self._has("var", column)
+
     def has_marks(self, width: int) -> bool:
         """Whether `var/highly_variable` marks `width` columns of `X`."""
-        return self._has("var", "highly_variable") and len(self.highly_variable()) == width
+        return self.has_var("highly_variable") and len(self.highly_variable()) == width
 
     def hvg_names(self, width: int, gene_column: str | None) -> tuple[str, ...]:
         """Names of the `width` columns of `obsm/X_hvg`: the genes marked in `var/highly_variable`, else `uns/hvg_names`.
@@ -173,6 +172,13 @@ class H5adFile:
     def var_columns(self) -> list[str]:
         """Names of the columns of `var`."""
         return self._columns("var")
+
+    def var_column(self, name: str) -> Any:
+        """A column of `var`, as anndata reads it.
+
+        Raises: Refused if it is missing or cannot be read.
+        """
+        return self._column("var", name)
 
     def has_obsm(self, key: str) -> bool:
         """Whether `obsm` has this key."""
@@ -311,13 +317,8 @@ class H5adFile:
         return names
 
     def _make_unique(self, column: str | None) -> str:
-        """What helps where gene names occur twice."""
-        if column is None:
-            return f"make them unique: {rewritten(self.path, 'adata.var_names_make_unique()')}"
-        unique = f"adata.var[{column!r}] = anndata.utils.make_index_unique(pd.Index(adata.var[{column!r}].astype(str)))"
-        make = f"make them unique: {rewritten(self.path, unique, modules='anndata, pandas as pd')}"
         index = pd.Index(self._column("var", self._index("var")))
-        return f"set data.gene_name_column: null (the index of var, whose names are unique) or {make}" if index.is_unique else make
+        return how_to_make_unique(self.path, column, index_is_unique=index.is_unique)
 
     def _matrix(self, name: str) -> Matrix:
         file = self._file  # first: after a fork it forgets the parent's matrices
@@ -357,18 +358,11 @@ class H5adFile:
 
     def _report_layout(self, name: str, array: h5py.Dataset, row_length: int) -> None:
         """Warns, once, of a layout that makes single rows expensive, with the reason."""
-        if array.chunks is None or name in self._reported:
-            return
-        self._reported.add(name)
-        n_chunks = -(-row_length // array.chunks[-1])
-        chunk_bytes = int(np.prod(array.chunks)) * array.dtype.itemsize
-        compressed = array.id.get_create_plist().get_nfilters() > 0
-        if n_chunks > _SLOW_CHUNKS or n_chunks * chunk_bytes > _SLOW_BYTES[compressed]:
+        if name not in self._reported and (why := why_slow(array, row_length)):
+            self._reported.add(name)
             log.warning(
-                "%s: %s is slow to read by row: a row of %d bytes touches %d chunks of %d bytes (%s); "
-                "write the file again without compression: adata.write_h5ad(path)",
-                self.path, name, row_length * array.dtype.itemsize, n_chunks, chunk_bytes,
-                f"compressed with {array.compression or 'a filter'}" if compressed else "not compressed",
+                "%s: %s is slow to read by row: %s; write the file again without compression: adata.write_h5ad(path)",
+                self.path, name, why,
             )  # fmt: skip
 
     def _read(self, name: str, rows: IntArray, columns: IntArray | None) -> FloatArray:

@@ -11,6 +11,7 @@ import h5py
 from training.refusal import did_you_mean, some
 
 FILTERS = {
+    1: "gzip",
     4: "szip",
     307: "bzip2",
     32000: "lzf",
@@ -26,8 +27,17 @@ FILTERS = {
 
 def rewritten(path: Path, *statements: str, modules: str = "anndata") -> str:
     """One line of Python that changes a file with anndata: it reads the file, runs the statements on `adata`, and writes it."""
-    name = repr(str(path))
-    return "; ".join([f"import {modules}", f"adata = anndata.read_h5ad({name})", *statements, f"adata.write_h5ad({name})"])
+    start = f"import {modules}; path = {str(path)!r}; adata = anndata.read_h5ad(path)"
+    return "; ".join([start, *statements, "adata.write_h5ad(path)"])
+
+
+def how_to_make_unique(path: Path, column: str | None, *, index_is_unique: bool) -> str:
+    """What helps where gene names occur twice in the index of `var` (None) or in a column of it."""
+    if column is None:
+        return f"make them unique: {rewritten(path, 'adata.var_names_make_unique()')}"
+    unique = f"adata.var[{column!r}] = anndata.utils.make_index_unique(pd.Index(adata.var[{column!r}].astype(str)))"
+    make = f"make them unique: {rewritten(path, unique, modules='anndata, pandas as pd')}"
+    return f"set data.gene_name_column: null (the index of var, whose names are unique) or {make}" if index_is_unique else make
 
 
 def why_no_file(path: Path) -> str:
@@ -76,9 +86,9 @@ def why_not_read(path: Path, what: str, file: h5py.File | None, error: Exception
         )
     if type(error).__name__ == "IORegistryError":  # anndata's own exceptions are not public
         spec = re.search(r"encoding_type='([^']*)', encoding_version='([^']*)'", text)
-        encoding = f"{spec[1]!r}, version {spec[2]!r}," if spec else "an encoding"
+        encoding = f"{spec[1]!r}, version {spec[2]!r}" if spec else "something"
         here = f"anndata {version('anndata')}"
-        return f"{what} is stored as {encoding} which {here} cannot read; write it again from its source with that"
+        return f"{what} is stored as {encoding}, which {here} cannot read; write it again from its source with {here}"
     if cause := re.search(r"errno = \d+, error message = '([^']*)'", text):
         return f"{what} cannot be read: {cause[1]} ({type(error).__name__}: {text.splitlines()[0]})"
     reason = f"{type(error).__name__}: {text.splitlines()[0] if text else 'no reason'}"

@@ -239,6 +239,11 @@ def _files(path: Path, where: str, pattern: str) -> list[Path]:
     found = sorted(Path(name) for each in patterns for name in glob.glob(each, recursive=True))
     if found:
         return found
+    stores = [name for name in sorted(glob.glob(pattern if is_pattern else f"{pattern.rstrip('/')}/*")) if _is_zarr(name)]
+    if not is_pattern and _is_zarr(pattern):
+        stores = [pattern]
+    if stores:
+        _refuse(path, where, f"{pattern}: {_about_zarr(stores)}")
     if not is_pattern:
         holds = some(sorted(os.listdir(pattern))) or "nothing"
         _refuse(path, where, f"{pattern}: no .h5 or .h5ad file in this folder (it holds: {holds})")
@@ -249,6 +254,18 @@ def _files(path: Path, where: str, pattern: str) -> list[Path]:
     if any(sign in pattern for sign in "*?["):
         what = "matches no .h5 or .h5ad file" if pattern.endswith(SUFFIXES) else "matches no folder with .h5 or .h5ad files"
     _refuse(path, where, f"{pattern}: {what}{near}; relative paths start at {Path.cwd()}")
+
+
+def _is_zarr(path: str) -> bool:
+    return any(os.path.isfile(os.path.join(path, name)) for name in (".zgroup", "zarr.json"))
+
+
+def _about_zarr(stores: list[str]) -> str:
+    """What to do with zarr stores."""
+    what = "this is a zarr store" if len(stores) == 1 else f"these are zarr stores ({some(stores, 3)})"
+    target = os.path.splitext(stores[0].rstrip("/"))[0] + ".h5ad"
+    line = f"import anndata; anndata.read_zarr({stores[0]!r}).write_h5ad({target!r})"
+    return f"{what}, and .h5 or .h5ad is read; write {'it' if len(stores) == 1 else 'each'} as .h5ad: {line}; then name {target}"
 
 
 def _is(labels: Labels, name: str) -> BoolArray:

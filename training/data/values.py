@@ -164,7 +164,7 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
     evidence, of_x = _evidence(file, source)
     if evidence is not None and evidence.kind != "log1p":
         raise Refused(
-            f"{start.format(KINDS[evidence.kind])}{evidence.told('X' if of_x else source.where)} (values {seen}); "
+            f"{start.format(KINDS[evidence.kind])}{evidence.told('X' if of_x else source.where)}; {seen}; "
             f"{_remedy(file, source, evidence, of_x)}"
         )
     if evidence is None and seen.highest > MAX_LOG1P:
@@ -172,8 +172,8 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
         base_2 = rewritten(file.path, f"{source.place} = {source.place} * {_LN2}")
         may_be_base_2 = f"; if they are log2(x + 1) instead: {base_2}" if seen.highest <= MAX_LOG1P / _LN2 else ""
         raise Refused(
-            f"{start.format('normalised counts without a logarithm')}{seen}; accepted: none above {MAX_LOG1P:g}; take the "
-            f"logarithm: {logged}{may_be_base_2}"
+            f"{start.format('normalised counts without a logarithm')}{seen}; accepted: none above {MAX_LOG1P:g}; "
+            f"take the logarithm: {logged}{may_be_base_2}"
         )
 
 

@@ -1,18 +1,21 @@
 """What is to be predicted: the conditions of a split, or the rows of a table."""
 
 import csv
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
 from training.cells import Condition, Split
+from training.config import CellSetsConfig
 from training.data.assemble import Cells
 from training.data.table import CellTable
 from training.refusal import Refused, did_you_mean, some
 
-SEPARATORS = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
+"""The usual separator first; that of the file is the one that its header is written with."""
 REQUIRED = ("perturbation", "cell_type", "n_cells")
 OPTIONAL = ("dataset",)
 MAX_CELLS_A_ROW = 10_000_000
@@ -42,6 +45,8 @@ def requests_of_split(cells: Cells, split: Split) -> tuple[Request, ...]:
 def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) -> tuple[Request, ...]:
     """The rows of a .csv or .tsv with the columns perturbation, cell_type, n_cells and, where it is needed, dataset.
 
+    The first two may be called as in the run's own data. A first column without a name is an index, and is not read.
+
     `perturbations` are the names that the model has vectors for: those of the data, and those of the features file.
 
     Raises: Refused naming file, line, value and what is accepted, for the first row that cannot be predicted.
@@ -49,7 +54,7 @@ def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) 
     contexts, known = _contexts(cells.table), frozenset(perturbations)
     line_of: dict[Condition, int] = {}
     requests = []
-    for line, row in _rows(path):
+    for line, row in _rows(path, cells.config):
         where = f"{path}:{line}"
         if row["perturbation"] not in known:
             raise Refused(_unknown(where, "perturbation", row["perturbation"], perturbations))
@@ -73,35 +78,55 @@ def _contexts(table: CellTable) -> dict[str, tuple[str, ...]]:
     return contexts
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
+def _rows(path: Path, config: CellSetsConfig) -> list[tuple[int, dict[str, str]]]:
     if path.suffix not in SEPARATORS:
         raise Refused(f"{path}: a table of what to predict ends in {' or '.join(SEPARATORS)}")
+    named = {config.perturbation_column: "perturbation", config.cell_type_column: "cell_type"}
+    named |= {column: column for column in (*REQUIRED, *OPTIONAL)}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=SEPARATORS[path.suffix], strict=True)
+            reader = csv.reader(file, delimiter=_separator(path, file, named), strict=True)
             lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:
         raise Refused(f"{path}: no such table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise Refused(f"{path}: not a readable table: {error}") from None
-    _, header = lines[0] if lines else (0, [])
-    _check_header(path, header)
+    if lines and not lines[0][1][0]:  # an index, as pandas writes it
+        lines = [(line, row[1:]) for line, row in lines]
+    header = [named.get(column, column) for column in lines[0][1]] if lines else []
+    _check_header(path, header, lines[0][1] if lines else [], named)
     for line, row in lines[1:]:
         if len(row) != len(header):
             raise Refused(f"{path}:{line}: {len(row)} values ({some(row)}) for {len(header)} columns ({', '.join(header)})")
     return [(line, dict(zip(header, row, strict=True))) for line, row in lines[1:]]
 
 
-def _check_header(path: Path, header: list[str]) -> None:
-    accepted = (*REQUIRED, *OPTIONAL)
+def _separator(path: Path, file: TextIO, named: Mapping[str, str]) -> str:
+    """The separator that cuts the header into most of the columns that are known."""
+    header = next((line for line in file if line.strip()), "")
+    file.seek(0)
+
+    def known(separator: str) -> int:
+        cut = next(csv.reader([header], delimiter=separator), [])
+        return sum(column.strip() in named for column in cut)
+
+    return max(SEPARATORS[path.suffix], key=known)
+
+
+def _check_header(path: Path, header: Sequence[str], written: Sequence[str], named: Mapping[str, str]) -> None:
+    """`header` has our names of the columns, `written` those of the file."""
     for column in header:
-        if column not in accepted:
-            raise Refused(_unknown(f"{path}:1", "column", column, accepted))
+        if column not in named:
+            raise Refused(_unknown(f"{path}:1", "column", column, named))
         if header.count(column) > 1:
-            raise Refused(f"{path}:1: column {column} stands there {header.count(column)} times")
+            same = [other for name, other in zip(header, written, strict=True) if name == column]
+            times = f"{len(same)} times{'' if len(set(same)) == 1 else f', as {some(same)}'}"
+            raise Refused(f"{path}:1: column {column} stands there {times}")
     for column in REQUIRED:
         if column not in header:
-            raise Refused(f"{path}:1: no column {column} (columns: {', '.join(header) or 'none'}; needed: {', '.join(REQUIRED)})")
+            also = next((f" or {other}" for other, name in named.items() if name == column != other), "")
+            needed = f"columns: {', '.join(written) or 'none'}; needed: {', '.join(REQUIRED)}"
+            raise Refused(f"{path}:1: no column {column}{also} ({needed})")
 
 
 def _dataset(where: str, row: Mapping[str, str], contexts: Mapping[str, tuple[str, ...]]) -> str:

@@ -1,8 +1,11 @@
 """A small seeded .h5ad, written as each test asks for it."""
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from types import ModuleType, SimpleNamespace
+from typing import Any, Literal, Protocol
 
 import anndata
 import numpy as np
@@ -42,6 +45,33 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Cache folder of CSC files, so that no test writes into the user's."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "incubator"
+
+
+@pytest.fixture
+def follow(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs the line of Python that a message offers, as it stands there; `names` are what the reader is to put in.
+
+    scanpy, which is not installed here, is stood in for by what it documents of two functions.
+    """
+    scanpy = ModuleType("scanpy")
+    scanpy.pp = SimpleNamespace(normalize_total=_normalize_total, log1p=_log1p)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "scanpy", scanpy)
+
+    def follow(message: object, **names: object) -> None:
+        line = re.search(r"import \w+.*?\.write_h5ad\(.*?\)", str(message))
+        assert line is not None, message
+        exec(line[0], {**names})
+
+    return follow
+
+
+def _normalize_total(adata: Any, target_sum: float) -> None:
+    factors = target_sum / np.asarray(adata.X.sum(1)).ravel()
+    adata.X = sp.csr_matrix(sp.csr_matrix(adata.X).multiply(factors[:, None]))
+
+
+def _log1p(adata: Any) -> None:
+    adata.X = np.log1p(adata.X)
 
 
 @pytest.fixture

@@ -165,6 +165,15 @@ class TestLabels:
         assert [labels.names[code] for code in labels.codes] == list(adata.obs["perturbation"])
 
 
+def refusal(path: Path, column: str | None) -> str:
+    """The message about gene names, when the file is closed again."""
+    try:
+        H5adFile(path).gene_names(column)
+    except Refused as error:
+        return str(error)
+    pytest.fail("was not refused")
+
+
 class TestGeneNames:
     def test_the_index_of_var_whatever_its_name(self, write_h5ad, path):
         write_h5ad(path, genes=("B", "A", "C"), var_index_name="gene_symbol")
@@ -184,10 +193,31 @@ class TestGeneNames:
         adata = write_h5ad(path, genes=("E1", "E2", "E3", "E4", "E5"))
         adata.var["symbol"] = ["A", "B", "A", "C", "B"]
         adata.write_h5ad(path)
-        with pytest.raises(
-            Refused, match=r"var column 'symbol' has gene names that occur more than once: A, B; .*gene_name_column"
-        ):
+        with pytest.raises(Refused, match=r"var column 'symbol' has gene names that occur more than once: A, B; "):
             H5adFile(path).gene_names("symbol")
+
+    @pytest.mark.filterwarnings("ignore:Variable names are not unique")  # anndata says so, rightly
+    def test_names_of_a_column_are_made_unique_or_the_index_taken(self, write_h5ad, path, follow):
+        adata = write_h5ad(path, genes=("E1", "E2", "E3"))
+        adata.var["symbol"] = pd.Categorical(["A", "B", "A"])
+        adata.write_h5ad(path)
+        message = refusal(path, "symbol")
+        assert "; set data.gene_name_column: null (the index of var, whose names are unique) or make them unique: " in message
+        assert H5adFile(path).gene_names(None) == ("E1", "E2", "E3")
+        follow(message)
+        assert H5adFile(path).gene_names("symbol") == ("A", "B", "A-1")
+        adata.var_names = ["E1", "E1", "E3"]
+        adata.write_h5ad(path)
+        message = refusal(path, "symbol")
+        assert "data.gene_name_column" not in message
+        follow(message)
+        assert H5adFile(path).gene_names("symbol") == ("A", "B", "A-1")
+
+    @pytest.mark.filterwarnings("ignore:Variable names are not unique")  # anndata says so, rightly
+    def test_names_of_the_index_are_made_unique(self, write_h5ad, path, follow):
+        write_h5ad(path, genes=("A", "B", "A"))
+        follow(refusal(path, None))
+        assert H5adFile(path).gene_names(None) == ("A", "B", "A-1")
 
     def test_a_missing_name_is_refused(self, write_h5ad, path):
         adata = write_h5ad(path, genes=("E1", "E2", "E3"))
@@ -287,7 +317,9 @@ class TestBadFiles:
 
     def test_an_unknown_embedding_is_refused_with_the_nearest(self, write_h5ad, path):
         write_h5ad(path, obsm={"X_state": 3})
-        with pytest.raises(Refused, match=r"obsm has no key 'X_States'; did you mean X_state\?; it has X_state"):
+        with pytest.raises(
+            Refused, match=r"obsm has no key 'X_States'; did you mean X_state\?; it has X_state \(outside of obsm there are X\)"
+        ):
             H5adFile(path).read_obsm("X_States", ROWS)
 
     def test_an_embedding_that_is_a_table_is_refused(self, write_h5ad, path):

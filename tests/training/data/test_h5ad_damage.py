@@ -1,7 +1,10 @@
 """`training/data/h5ad.py`: files whose bytes were overwritten or that lack parts."""
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import anndata
 import h5py
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 
 from training.data.h5ad import H5adFile
+from training.data.h5ad_errors import why_not_read
 from training.refusal import Refused
 
 DAMAGED = r"^.*cells\.h5ad: .* cannot be read; the file is damaged, copy or write it again \(\w+: .*\)$"
@@ -42,18 +46,87 @@ def test_a_frame_that_lacks_a_part(write_h5ad, path, frame, part):
         read_all(path)
 
 
-@pytest.mark.parametrize("order", [None, "perturbation"])
-def test_columns_are_found_without_a_list_of_them(write_h5ad, path, order):
-    """Some R writers leave `column-order` out, or write a text where a frame has one column."""
+@pytest.mark.parametrize("order", [None, "perturbation", b"perturbation", np.array([b"perturbation", b"cell_type"])])
+def test_the_order_of_columns_may_be_missing_or_a_single_word(write_h5ad, path, order):
+    """As R's writers leave it."""
+    adata = write_h5ad(path)
+    with h5py.File(path, "r+") as file:
+        del file["obs"].attrs["column-order"]
+        if order is not None:
+            file["obs"].attrs["column-order"] = order
+        file["var"].attrs["_index"] = np.array([b"_index"])
+    read = H5adFile(path)
+    labels = read.labels("perturbation")
+    assert [labels.names[code] for code in labels.codes] == list(adata.obs["perturbation"])
+    assert read.gene_names(None) == tuple(adata.var_names)
+    if order is None or isinstance(order, np.ndarray):
+        assert read.labels("cell_type").names == ("A", "B")
+    else:
+        with pytest.raises(Refused, match=r"obs has no column 'cell_type'; it has perturbation$"):
+            read.labels("cell_type")
+
+
+@pytest.mark.parametrize(
+    ("where", "attribute", "message"),
+    [
+        ("obs", "_index", "'obs' lacks the attribute '_index' "),
+        ("X", "shape", "X lacks the attribute 'shape', which anndata writes; write the file again from its source with anndata$"),
+        ("obs/cell_type", "ordered", "obs/cell_type lacks the attribute 'ordered'"),
+    ],
+)
+def test_a_missing_attribute_is_named(write_h5ad, path, where, attribute, message):
     write_h5ad(path, obsm={"X_hvg": 3})
     with h5py.File(path, "r+") as file:
-        if order is None:
-            del file["obs"].attrs["column-order"]
-        else:
-            del file["obs/cell_type"]
-            file["obs"].attrs["column-order"] = order
+        del file[where].attrs[attribute]
+    with pytest.raises(Refused, match=rf"cells\.h5ad: .*{message}"):
+        read_all(path)
 
-    assert H5adFile(path).labels("perturbation").names == ("P1", "P2", "P3", "control")
+
+@pytest.mark.parametrize(("number", "name"), [(32015, "zstd"), (32001, "blosc"), (40000, "unknown")])
+@pytest.mark.parametrize("place", ["X", "obs/cell_type/codes"])
+def test_a_filter_that_is_not_here_is_named(write_h5ad, path, number, name, place):
+    write_h5ad(path, x="dense", obsm={"X_hvg": 3})
+    with h5py.File(path, "r+") as file:
+        values, attributes = file[place][()], dict(file[place].attrs)
+        del file[place]
+        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        properties.set_chunk(values.shape)
+        properties.set_filter(number, h5py.h5z.FLAG_OPTIONAL, (3,))
+        kind, space = h5py.h5t.py_create(values.dtype), h5py.h5s.create_simple(values.shape)
+        h5py.h5d.create(file.id, place.encode(), kind, space, properties).write_direct_chunk((0,) * values.ndim, values.tobytes())
+        file[place].attrs.update(attributes)
+    what = place.removesuffix("/codes")
+    message = rf"cells\.h5ad: {what} is compressed with the filter {name} \(id {number}\), which this HDF5 lacks; .* hdf5plugin"
+    with pytest.raises(Refused, match=message):
+        read_all(path)
+
+
+def test_the_line_that_is_offered_for_a_filter(write_h5ad, path, follow, monkeypatch):
+    """gzip in the part of a filter that is missing; where it is not, hdf5plugin is an import without effect."""
+    expected = write_h5ad(path, x="dense", compression="gzip").X
+    with monkeypatch.context() as patch:
+        patch.setattr(h5py.h5z, "filter_avail", lambda number: False)
+        message = why_not_read(path, "X", h5py.File(path), OSError("Can't synchronously read data"))
+    assert "X is compressed with the filter gzip (id 1)" in message
+    monkeypatch.setitem(sys.modules, "hdf5plugin", ModuleType("hdf5plugin"))
+    follow(message)
+    with h5py.File(path) as file:
+        assert file["X"].compression is None
+    np.testing.assert_array_equal(H5adFile(path).read_x(np.arange(80)), expected)
+
+
+def test_a_file_that_another_process_writes(write_h5ad, path):
+    write_h5ad(path)
+    holds = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read(); file.close()"
+    with subprocess.Popen(
+        [sys.executable, "-c", holds, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(Refused, match=r"cells\.h5ad: another process holds the file open for writing .*; close it there, "):
+            H5adFile(path)
+        other.communicate("")
+    assert H5adFile(path).n_obs == 80
 
 
 def test_a_column_that_is_shorter_than_its_frame(write_h5ad, path):
@@ -81,7 +154,9 @@ def test_an_encoding_that_anndata_does_not_know(write_h5ad, path):
     write_h5ad(path, obsm={"X_hvg": 3})
     with h5py.File(path, "r+") as file:
         file["obs/cell_type"].attrs["encoding-type"] = "categorica1"
-    with pytest.raises(Refused, match=r"obs/cell_type is stored as 'categorica1'.* which anndata .* cannot read"):
+    with pytest.raises(
+        Refused, match=r"obs/cell_type is stored as 'categorica1', version '0\.2\.0', which anndata \S+ cannot read"
+    ):
         read_all(path)
 
 

@@ -214,7 +214,8 @@ class TestAlignment:
         write_h5ad(tmp_path / "b.h5ad", genes=("ENSG1", "ENSG2"))
         files = [H5adFile(tmp_path / "a.h5ad"), H5adFile(tmp_path / "b.h5ad")]
         with pytest.raises(
-            Refused, match=r"no gene of X in common; the first has KLF1, BAK1, the second ENSG1, ENSG2; .*gene_name_column"
+            Refused,
+            match=r"no gene of X in common: the first has KLF1, BAK1, the second ENSG1, ENSG2 in the index of var, and data\.gene",
         ):
             open_all(files, gene_alignment="by_name")
 
@@ -225,6 +226,37 @@ class TestAlignment:
         files = [H5adFile(tmp_path / f"{width}.h5ad") for width in (3, 4)]
         with pytest.raises(Refused, match=r"obsm/X_state has 3 columns in .*3\.h5ad and 4 in .*4\.h5ad; .* same width"):
             open_all(files, embed_key="X_state", output_space="embedding", gene_alignment=gene_alignment)
+
+
+class TestNoHvg:
+    """An embedding whose genes are to be the highly variable ones, of which the file has neither values nor marks."""
+
+    def test_both_ways_out(self, write_h5ad, tmp_path, follow):
+        path = tmp_path / "cells.h5ad"
+        adata = write_h5ad(path, obsm={"X_state": 3})
+        try:
+            open_all([H5adFile(path)], embed_key="X_state", output_space="gene")
+        except Refused as error:
+            message = str(error)
+        assert (
+            "data.output_space: gene predicts highly variable genes beside data.embed_key: X_state, and the file has neither "
+            in message
+        )
+        assert (
+            "set data.output_space: all to predict the 12 genes of X, or add them, GENES being a list of their names: " in message
+        )
+        assert open_all([H5adFile(path)], embed_key="X_state", output_space="all")[1].decoder_names == tuple(adata.var_names)
+        follow(message, GENES=["G3", "G7"])
+        reader, genes = open_all([H5adFile(path)], embed_key="X_state", output_space="gene")
+        assert genes.decoder_names == ("G3", "G7")
+        assert_array_equal(reader.read("genes", CELLS), adata[:, ["G3", "G7"]].X.toarray()[CELLS])
+
+    def test_all_genes_are_offered_only_where_there_is_x(self, write_h5ad, tmp_path):
+        adata = write_h5ad(tmp_path / "cells.h5ad", obsm={"X_state": 3})
+        adata.X = None
+        adata.write_h5ad(tmp_path / "cells.h5ad")
+        with pytest.raises(Refused, match=r"nor var/highly_variable; add them"):
+            open_all([H5adFile(tmp_path / "cells.h5ad")], embed_key="X_state", output_space="gene")
 
 
 class Batches(Dataset[FloatArray]):

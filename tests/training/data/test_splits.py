@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -227,6 +228,23 @@ def test_a_missing_split_file_is_refused_with_the_nearest(here):
         read_split_file(here / "other.toml")
     with pytest.raises(Refused, match=r"not a readable split file: .*directory"):
         read_split_file(here)
+
+
+@pytest.mark.filterwarnings("ignore")  # zarr's, of formats to come
+@pytest.mark.parametrize("named", ["screen.zarr", "screen.zarr/", "*.zarr", "folder"])
+def test_a_zarr_store_is_written_as_h5ad_by_the_line_that_is_offered(here, write_h5ad, follow, named):
+    (here / "folder").mkdir()
+    adata = write_h5ad(here / "one.h5ad")
+    adata.write_zarr(here / "folder" / "screen.zarr" if named == "folder" else here / "screen.zarr")
+    (here / "one.h5ad").unlink()
+    split = parse(f'[datasets]\nd = "{named}"\n[training]\nd = "train"\n')
+    with pytest.raises(Refused, match=rf"\[datasets\] d: {re.escape(named)}: this is a zarr store, and .h5 or .h5ad is") as refused:
+        find_files(split)
+    follow(refused.value)
+    name = str(refused.value).rpartition("; then name ")[2]
+    assert name == ("folder/screen.h5ad" if named == "folder" else "screen.h5ad")
+    split = parse(f'[datasets]\nd = "{name}"\n[training]\nd = "train"\n')
+    assert H5adFile(find_files(split)["d"][0]).labels("perturbation").names == ("P1", "P2", "P3", "control")
 
 
 def test_a_split_file_may_begin_with_a_byte_order_mark(here):

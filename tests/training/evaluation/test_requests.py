@@ -1,5 +1,7 @@
 """Tables of what to predict: what is read, and what is refused with its line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,6 +55,41 @@ def test_a_table_in_any_order_of_columns(read, name):
         Request(Condition("replogle", "rpe1", "KLF1"), 5),
         Request(Condition("replogle", "rpe1", "KLF1+TGFBR2"), 1_000_000),
     )
+
+
+WANTED = (
+    Request(Condition("replogle", "rpe1", "KLF1"), 5),
+    Request(Condition("replogle", "rpe1", "KLF1+TGFBR2"), 7),
+)
+
+
+@pytest.mark.parametrize("name", ["ask.csv", "ask.tsv"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("header", ["perturbation,cell_type,n_cells", "gene,cell_line,n_cells", "gene,cell_type,n_cells"])
+@pytest.mark.parametrize("index", [False, True])
+def test_a_table_as_a_spreadsheet_or_pandas_writes_it(screen, tmp_path, name, separator, header, index):
+    """With the run's own names of the columns, its separator, and an index."""
+    lines = [header, "KLF1,rpe1,5", "KLF1+TGFBR2,rpe1,7"]
+    if index:
+        lines = [f",{lines[0]}", *(f"{i},{line}" for i, line in enumerate(lines[1:]))]
+    path = tmp_path / name
+    path.write_text("\ufeff" + "\r\n".join(lines).replace(",", separator), newline="")
+    config = screen.config.model_copy(update={"perturbation_column": "gene", "cell_type_column": "cell_line"})
+    assert requests_of_table(path, replace(screen, config=config), KNOWN) == WANTED
+
+
+def test_columns_under_two_names_and_no_name(screen, tmp_path):
+    config = screen.config.model_copy(update={"perturbation_column": "gene", "cell_type_column": "cell_line"})
+    path = tmp_path / "ask.csv"
+    for text, message in (
+        ("gene;perturbation;cell_line;n_cells\n", r"ask.csv:1: column perturbation stands there 2 times, as gene, perturbation$"),
+        ("cell_line;n_cells\n", r"ask.csv:1: no column perturbation or gene \(columns: cell_line, n_cells; needed: pert"),
+        ("gene;cell_lin;n_cells\n", r"ask.csv:1: unknown column 'cell_lin'; did you mean cell_line or"),
+        ("gene;;n_cells\n", r"ask.csv:1: unknown column ''"),
+    ):
+        path.write_text(text)
+        with pytest.raises(Refused, match=message):
+            requests_of_table(path, replace(screen, config=config), KNOWN)
 
 
 def test_a_data_set_is_named_where_it_is_needed(read):
