@@ -13,6 +13,7 @@ import numpy as np
 from training.cells import CellReader, CellSet, Condition, IntArray, Representation, Sizes, Split
 from training.config import CellSetsConfig, EvaluationConfig
 from training.data.h5ad import H5adFile
+from training.data.labels import check_labels
 from training.data.perturbations import PerturbationFeatures, features_for
 from training.data.reader import open_reader
 from training.data.set_aside import SetAside, set_controls_aside
@@ -208,6 +209,7 @@ def open_cells(config: CellSetsConfig, set_size: int, seed: int, evaluation: Eva
     table = replace(table, split=assign_splits(split, table))
     left_out = cells_in_no_split(table)
     table = table.keep(table.split != UNUSED)
+    check_labels(table, config)
     features, dropped = features_for(config, table.perturbation.names)
     left_out += cells_without_features(table, dropped)
     table = table.keep(~np.isin(table.perturbation.codes, [table.perturbation.names.index(name) for name in dropped]))
