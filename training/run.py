@@ -257,6 +257,8 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
     cells, predictor, saved, config = _trained(run_directory, overrides, checkpoint)
     baselines = fit_baselines(cells)
     measured = judge(cells, split, [predictor, *baselines], all_controls_measure=cells.set_aside is None)
+    trained = saved.card.trained_conditions
+    renamed = {(c.cell_type, c.perturbation) for c in cells.sameness.trained_as(cells.conditions(split), trained)}
     evaluation = summarise(
         measured,
         Judged(
@@ -266,7 +268,7 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
             split=split,
             representation=cells.judged,
             validation=RunDirectory(run_directory).config().data.validation,  # as the run had it, whatever is laid over it
-            trained=saved.card.trained_conditions,
+            trained=tuple(sorted(renamed.union(trained))),
             controls_set_aside=not trained_on_measuring(saved.card.set_aside, cells.set_aside, measured.n_controls),
             answers={baseline.name: baseline.answers for baseline in baselines},
             seed=cells.evaluation.seed,
