@@ -135,15 +135,15 @@ def _is_owed_a_validation(config: RunConfig, checkpoint: Checkpoint, length: Run
     return is_due and config.data.validation != "none" and checkpoint.manifest.val_loss_total is None
 
 
-def check(config: RunConfig, write_features: Path | None = None, separator: str = "+") -> None:
+def check(config: RunConfig, write_features: Path | None = None) -> None:
     """Everything but training: data, splits, features, memory, one forward and backward pass.
 
-    `write_features` first writes a file of which genes each perturbation of the data names, joined by `separator`.
+    `write_features` first writes a file of which genes each perturbation of the data names.
 
     Raises: Refused for everything that `fit` refuses.
     """
     if write_features is not None:
-        write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, separator)
+        write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, config.data.separator)
         try:
             check(config)
         except BaseException:

@@ -15,7 +15,7 @@ import numpy as np
 
 from training.cells import IntArray
 from training.config import CellSetsConfig
-from training.data.combinations import parts
+from training.data.combinations import SEPARATORS, joined_by, parts
 from training.data.h5ad import Labels
 from training.data.table import SPLITS, CellTable, key
 from training.refusal import Refused, some
@@ -63,6 +63,7 @@ def check_labels(table: CellTable, config: CellSetsConfig) -> None:
     dataset = table.dataset.codes.astype(np.int64)
     whole = partial(identity, control="", separator=None)
     _check_twins(cell_type, whole, whole, dataset, dataset, config.split)
+    _warn_of_separator(perturbation, config.separator)
 
 
 @dataclass(frozen=True)
@@ -193,3 +194,18 @@ def _refuse_leaks(column: _Column, twins: Sequence[Sequence[str]], place: IntArr
                 f"and is trained on in the same {here}; make them one: {column.renamed(new)}"
                 f" (where {split_file} names {some(map(repr, new))}, write {held_out!r})"
             )
+
+
+def _warn_of_separator(column: _Column, separator: str | None) -> None:
+    """Say so where the separator that is set joins nothing, and another one joins labels out of others."""
+    names, control = column.labels.names, column.table.control
+    if separator is None or any(len(parts(name, control, separator)) > 1 for name in names):
+        return
+    joined = {other: joined_by(names, control, other) for other in SEPARATORS if other != separator}
+    likely = max(joined, key=lambda other: len(joined[other]))
+    if joined[likely]:
+        log.warning(
+            "obs/%s: data.separator %r joins no labels, but %r joins %s; so that they count as combinations, write separator: "
+            "\"%s\" below data: in the run file, or 'data.separator=\"%s\"' on the command line",
+            column.name, separator, likely, some(map(repr, joined[likely])), likely, likely,
+        )  # fmt: skip

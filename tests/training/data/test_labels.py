@@ -1,6 +1,7 @@
 """Words that stand for no label, and one thing under two names."""
 
 import gc
+import shlex
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.training.data.few_cells import opened, write
 from training.config import CellSetsConfig
+from training.config_loader import load_config
 from training.data.h5ad import Labels
 from training.data.labels import canonical, check_labels, identity
 from training.data.table import CellTable
@@ -198,6 +200,31 @@ class TestTwins:
         screen(*[("A", label, "g1", 6) for label in labels])
         opened()
         assert not [record for record in caplog.records if "same thing" in record.message or "case alone" in record.message]
+
+
+class TestSeparator:
+    @pytest.mark.parametrize("joins", ["|", "_", ",", ";", "&", "/", "-", ":"])
+    def test_that_joins_nothing_beside_one_that_does_is_told_how_to_set(self, caplog, joins):
+        screen(("A", "P2", "g1", 6), ("A", f"P2{joins}P1", "g1", 6))
+        opened()
+        (message,) = [record.message for record in caplog.records if "data.separator" in record.message]
+        assert message.startswith(f"obs/perturbation: data.separator '+' joins no labels, but {joins!r} joins 'P2{joins}P1'; ")
+        override = shlex.split(message[message.index("'data.separator") :])[0]
+        below_data = message.partition(", write ")[2].partition(" below data:")[0]
+        text = "name: r\nmodel: state_sm\ntrainer: {{max_steps: 1}}\ndata:\n  split: split.toml\n  control: control\n  {}\n"
+        Path("r.yaml").write_text(text.format("perturbation_column: perturbation"))
+        Path("s.yaml").write_text(text.format(below_data))
+        for config in (load_config(Path("r.yaml"), [override]), load_config(Path("s.yaml"))):
+            assert config.data.separator == joins
+        caplog.clear()
+        opened(separator=joins)
+        assert "data.separator" not in caplog.text
+
+    @pytest.mark.parametrize("separator", ["+", None])
+    def test_is_not_spoken_of_where_it_joins_or_is_none(self, caplog, separator):
+        screen(("A", "P2", "g1", 6), ("A", "P2|P1", "g1", 6), ("A", "P1+P2", "g1", 6))
+        opened(separator=separator)
+        assert "data.separator" not in caplog.text
 
 
 def test_a_million_cells_of_twenty_thousand_labels_take_seconds():
