@@ -103,8 +103,6 @@ def _add_training_verbs(verbs: Verbs) -> None:
         metavar="FILE",
         help="first write a new features file (.npz, .pt or .safetensors): which genes each perturbation of the data names",
     )
-    joins = "what joins genes in a perturbation's name, for --write-features (default: +)"
-    run.add_argument("--separator", default="+", help=joins)
     example = "training show-config configs/runs/demo.yaml optim.lr=3e-4"
     _run_file(_verb(verbs, "show-config", _show_config, "print the resolved configuration and its plan", example))
 
@@ -188,7 +186,7 @@ def _check(chosen: argparse.Namespace) -> None:
     from training import run
 
     raise_at_interrupt()
-    run.check(config, chosen.write_features, chosen.separator)
+    run.check(config, chosen.write_features)
 
 
 def _show_config(chosen: argparse.Namespace) -> None:

@@ -37,7 +37,7 @@ class Layer:
     """One source of settings: where they stand, and they by dotted key."""
 
     origin: str
-    settings: Mapping[str, Setting]
+    settings: dict[str, Setting]
     is_shared: bool = False
     """Whether other runs share it (a preset, an extended file), so that a setting without effect here is no mistake."""
     claims: tuple[Claim, ...] = ()

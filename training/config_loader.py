@@ -11,6 +11,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from training.refusal import Refused, did_you_mean
 
 DEFAULT_RUN = CONFIGS / "runs" / "transition.yaml"
 COMMAND_LINE = "command line"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as OmegaConf: the C one takes some tabs that the other refuses
 LENGTHS = ("trainer.max_steps", "trainer.max_epochs")
 REQUIRED = (*(key for key, field in KNOBS.items() if field.is_required()), *LENGTHS)
 
@@ -58,12 +60,51 @@ def _file_layers(path: Path) -> list[Layer]:
     values = _read(path, str(path))
     parent = values.pop("extends", None)
     if parent is None:
-        return [layer_of(str(path), _flat(values))]
+        return [_file_layer(path, values)]
     below = path.parent / str(parent)
     shared = _read(below, f"{path}: extends: {below}")
     if "extends" in shared:
         raise Refused(f"{below}: extends: {shared['extends']}: a file that is extended ({path} does) extends no other")
-    return [layer_of(str(below), _flat(shared), is_shared=True), layer_of(str(path), _flat(values))]
+    return [_file_layer(below, shared, is_shared=True), _file_layer(path, values)]
+
+
+def _file_layer(path: Path, values: Mapping[str, Any], is_shared: bool = False) -> Layer:
+    layer = layer_of(str(path), _flat(values), is_shared)
+    _refuse_changed_words(layer, _written(path.read_bytes()), "{name}: {quoted}".format)
+    return layer
+
+
+def _written(text: str | bytes, key: str = "") -> dict[str, str]:
+    """Dotted key -> the bare word that stands there, as it was written."""
+    return dict(_words(yaml.compose(text, _LOADER), key))
+
+
+def _words(node: yaml.Node | None, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            yield from _words(value, f"{key}.{name.value}" if key else str(name.value))
+    elif isinstance(node, yaml.ScalarNode) and not node.style:
+        yield key, node.value
+
+
+def _refuse_changed_words(layer: Layer, written: Mapping[str, str], quoted: Callable[..., str]) -> None:
+    """Refuse words where text is wanted that YAML made a number or a truth value of: `007` is 7 to it, and `NO` is false.
+
+    A number that reads as it was written (2025) is left to the schema. `quoted` gives the setting with its word in quotes.
+    """
+    for key, setting in list(layer.settings.items()):
+        word = written.get(setting.typed, "")
+        if (
+            word
+            and is_text(key)
+            and isinstance(setting.value, bool | int | float)
+            and "${" not in word
+            and str(setting.value) != word
+        ):
+            named = layer.named(key).removeprefix(f"{layer.origin}: ")
+            remedy = quoted(typed=setting.typed, name=setting.typed.rpartition(".")[2], quoted=f'"{word}"')
+            layer.refuse(f"{named}: {word}: text is wanted, and YAML reads this as {shown(setting.value)}; write {remedy}")
+            del layer.settings[key]
 
 
 def _read(path: Path, named: str) -> dict[str, Any]:
@@ -85,6 +126,7 @@ def _read(path: Path, named: str) -> dict[str, Any]:
 
 def _override_layer(overrides: Sequence[str]) -> Layer:
     pairs: list[tuple[str, Any]] = []
+    written: dict[str, str] = {}
     unread: list[str] = []
     for override in overrides:
         key, equals, text = override.partition("=")
@@ -97,7 +139,10 @@ def _override_layer(overrides: Sequence[str]) -> Layer:
             unread.append(f"{override}: {_why_no_value(text, error)}")
         else:
             pairs += _flat({key: value})
+            if not isinstance(value, str):
+                written |= _written(text, key)
     layer = layer_of(COMMAND_LINE, pairs)
+    _refuse_changed_words(layer, written, lambda typed, name, quoted: shlex.quote(f"{typed}={quoted}"))
     for why in unread:
         layer.refuse(why)
     return layer

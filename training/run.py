@@ -136,15 +136,15 @@ def _is_owed_a_validation(config: RunConfig, checkpoint: Checkpoint, length: Run
     return is_due and config.data.validation != "none" and checkpoint.manifest.val_loss_total is None
 
 
-def check(config: RunConfig, write_features: Path | None = None, separator: str = "+") -> None:
+def check(config: RunConfig, write_features: Path | None = None) -> None:
     """Everything but training: data, splits, features, memory, one forward and backward pass.
 
-    `write_features` first writes a file of which genes each perturbation of the data names, joined by `separator`.
+    `write_features` first writes a file of which genes each perturbation of the data names.
 
     Raises: Refused for everything that `fit` refuses.
     """
     if write_features is not None:
-        write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, separator)
+        write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, config.data.separator)
         try:
             check(config)
         except BaseException:
@@ -258,6 +258,8 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
     cells, predictor, saved, config = _trained(run_directory, overrides, checkpoint)
     baselines = fit_baselines(cells)
     measured = judge(cells, split, [predictor, *baselines], all_controls_measure=cells.set_aside is None)
+    trained = saved.card.trained_conditions
+    renamed = {(c.cell_type, c.perturbation) for c in cells.sameness.trained_as(cells.conditions(split), trained)}
     evaluation = summarise(
         measured,
         Judged(
@@ -267,7 +269,7 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
             split=split,
             representation=cells.judged,
             validation=RunDirectory(run_directory).config().data.validation,  # as the run had it, whatever is laid over it
-            trained=saved.card.trained_conditions,
+            trained=tuple(sorted(renamed.union(trained))),
             controls_set_aside=not trained_on_measuring(saved.card.set_aside, cells.set_aside, measured.n_controls),
             answers={baseline.name: baseline.answers for baseline in baselines},
             seed=cells.evaluation.seed,

@@ -1,6 +1,7 @@
 """From files and overrides to a configuration; each kind of bad input gets one message."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -347,3 +348,47 @@ def test_contradictions_are_refused_whoever_wrote_them(key):
 
     with pytest.raises(Refused, match=f"^{re.escape(message)}$"):
         load_config(None, [*WHOLE, *settings])
+
+
+CHANGED = ["007", "NO", "0x10", "1:30", "1e5", "true", "1_000", "0b11", "1.50", "Off"]
+
+
+@pytest.mark.parametrize("word", CHANGED)
+def test_a_word_that_yaml_changes_is_refused_and_taken_in_quotes_as_told(write, word):
+    run = write(RUN)
+    with pytest.raises(Refused) as refused:
+        load_config(run, [f"data.control={word}"])
+    message = str(refused.value)
+    assert message.startswith(f"command line: data.control: {word}: text is wanted, and YAML reads this as ")
+    (override,) = shlex.split(message.partition("; write ")[2])
+    assert load_config(run, [override]).data.control == word
+
+    text = "name: r\ndata:\n  split: split.toml\n  control: %s\nmodel: state_sm\ntrainer: {max_steps: 10}\n"
+    with pytest.raises(Refused) as refused:
+        load_config(write(text % word))
+    message = str(refused.value)
+    assert message.startswith(f"run.yaml: data.control: {word}: text is wanted, and YAML reads this as ")
+    assert "\n" not in message
+    line = message.partition("; write ")[2]
+    assert load_config(write(text.replace("control: %s", line))).data.control == word
+
+
+def test_words_that_yaml_changes_are_found_in_every_way_of_writing(write):
+    run = write(RUN)
+    for key in ("name", "output_dir", "data.perturbation_column", "data.gem_group_column", "data.kwargs.control_pert"):
+        with pytest.raises(Refused, match=rf"{key}.*: 0x10: text is wanted, and YAML reads this as 16; write '{key}=\"0x10\"'"):
+            load_config(run, [f"{key}=0x10"])
+    with pytest.raises(
+        Refused, match=r"data.control: NO: text is wanted, and YAML reads this as false; write 'data.control=\"NO\"'"
+    ):
+        load_config(run, ["data={control: NO}"])
+    with pytest.raises(Refused, match="command line: seed: ") as refused:
+        load_config(run, ["seed=1e5"])
+    assert "text is wanted" not in str(refused.value)
+
+
+@pytest.mark.parametrize("word", ["2025", "0", "-3", "'007'", '"NO"', "N0", "1.2.3", "${oc.env:LABEL}"])
+def test_other_words_are_taken_as_they_are_written(write, word, monkeypatch):
+    monkeypatch.setenv("LABEL", "x7")
+    expected = "x7" if "$" in word else word.strip("'\"")
+    assert load_config(write(RUN), [f"data.control={word}"]).data.control == expected

@@ -13,7 +13,8 @@ import numpy as np
 from training.cells import CellReader, CellSet, Condition, IntArray, Representation, Sizes, Split
 from training.config import CellSetsConfig, EvaluationConfig
 from training.data.h5ad import H5adFile
-from training.data.labels import check_labels, identity
+from training.data.labels import check_labels
+from training.data.leaks import Sameness, warn_of_constant_features
 from training.data.perturbations import PerturbationFeatures, features_for
 from training.data.reader import Genes, open_reader
 from training.data.set_aside import SetAside, set_controls_aside
@@ -113,24 +114,29 @@ class Cells:
         return conditions_in_sets(self.table, self._groups["train"])
 
     @cached_property
+    def sameness(self) -> Sameness:
+        """Which perturbations are one to the model."""
+        return Sameness(self.config, self.features)
+
+    @cached_property
     def report(self) -> SplitReport:
         """What is in which split and in which sets, and what of the held-out conditions is seen in training."""
-        named = {name: identity(name, self.config) for name in self.table.perturbation.names}
-        seen = {(c.cell_type, named[c.perturbation]): c for c in self.trained_on}
-        trained = {perturbation for _, perturbation in seen}
+        seen = {(c.cell_type, c.perturbation): c for c in self.trained_on}
         held_out = [(split, condition) for split in SPLITS[1:] for condition in self.conditions(split)]
+        trained_as = self.sameness.trained_as((condition for _, condition in held_out), seen)
         leaks = []
         for split, condition in held_out:
-            if (condition.cell_type, named[condition.perturbation]) in seen:
-                other = seen[condition.cell_type, named[condition.perturbation]]
+            if condition in trained_as:
+                pair, same = trained_as[condition]
+                other = seen[pair]
                 where = f"in data set {other.dataset}" if other.dataset != condition.dataset else "there too"
-                where += f" as {other.perturbation!r}" if other.perturbation != condition.perturbation else ""
-                leaks.append(f"{split}: {condition}: trained on {where} ({len(self.cells_of(other, 'train'))} cells)")
+                named = "" if same == "name" else f" as {other.perturbation!r} in {other.cell_type!r}, which has the same {same}"
+                leaks.append(f"{split}: {condition}: trained on {where}{named} ({len(self.cells_of(other, 'train'))} cells)")
         rows, training_sets = count_sets(self.table, self._by_condition, self._groups, self.set_size)
         return SplitReport(
             rows,
             tuple(leaks),
-            unseen=tuple(sorted({c.perturbation for _, c in held_out if named[c.perturbation] not in trained})),
+            unseen=self.sameness.never_trained((c.perturbation for _, c in held_out), (name for _, name in seen)),
             training_sets=training_sets,
             in_no_set=tuple(f"{split}: {words}" for split in SPLITS for words in self._in_no_set(split)),
             not_judged=tuple(str(c) for c in self.conditions("test") if len(self.cells_of(c, "test")) < 2),
@@ -219,11 +225,12 @@ def open_cells(
     table = replace(table, split=assign_splits(split, table))
     left_out = cells_in_no_split(table)
     table = table.keep(table.split != UNUSED)
+    check_labels(table, config)
     features, dropped = features_for(config, table.perturbation.names)
+    warn_of_constant_features(config, features)
     left_out += cells_without_features(table, dropped)
     table = table.keep(~np.isin(table.perturbation.codes, [table.perturbation.names.index(name) for name in dropped]))
     _check_controls(table, config)
-    check_labels(table, config)
     _report_mixed_files(table)
     by_path = {str(file.path): file for group in files.values() for file in group}
     used = [by_path[path] for path in table.file.names]

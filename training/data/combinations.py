@@ -1,6 +1,10 @@
 """Which perturbations a label names: `KLF1+TGFBR2` names two, `KLF1+control` one, the control none."""
 
+from collections.abc import Collection
 from itertools import accumulate
+
+SEPARATORS = ("+", "|", "_", ",", ";", "&", "/", "-", ":", ".", "~", "^")
+"""What joins perturbations in the labels of public screens, and what else might."""
 
 _BRACKETS = {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}
 
@@ -19,6 +23,13 @@ def parts(label: str, control: str, separator: str | None) -> tuple[str, ...]:
 def has_idle_separator(label: str, separator: str | None) -> bool:
     """Whether a separator in the label joins nothing, since it stands inside brackets or beside nothing."""
     return separator is not None and separator in label and len(_pieces(label, separator)) <= label.count(separator)
+
+
+def joined_by(labels: Collection[str], control: str, separator: str) -> list[str]:
+    """Labels that a separator joins out of parts each of which is a perturbation alone under another label."""
+    found = {label: parts(label, control, separator) for label in labels}
+    alone = {own[0] for own in found.values() if len(own) == 1}
+    return [label for label, own in found.items() if len(own) > 1 and alone.issuperset(own)]
 
 
 def _pieces(label: str, separator: str | None) -> list[str]:

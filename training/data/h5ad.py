@@ -65,11 +65,12 @@ class H5adFile:
         Raises: Refused for a column that is missing, holds floating-point numbers, or has cells without a value.
         """
         values = pd.Series(self._column("obs", column))
-        missing = np.flatnonzero(values.isna() | values.isin(["", "nan"]))  # "nan": what astype(str) makes of a missing value
+        missing = np.flatnonzero(values.isna())
         if len(missing):
             raise Refused(
                 f"{self.path}: obs column {column!r} has no value in {len(missing)} of {self.n_obs} cells (rows {some(missing)}); "
-                "give every cell a label"
+                f"give every cell a label, or drop these: adata = anndata.read_h5ad({str(self.path)!r}); "
+                f"adata = adata[adata.obs[{column!r}].notna()].copy(); adata.write_h5ad({str(self.path)!r})"
             )
         kind = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
         if pd.api.types.is_float_dtype(kind):

@@ -23,6 +23,7 @@ import torch
 
 from training.cells import FloatArray
 from training.config import CellSetsConfig
+from training.data.combinations import has_idle_separator, parts
 from training.data.h5ad_errors import why_no_file
 from training.refusal import Failed, Refused, did_you_mean, some
 
@@ -118,30 +119,32 @@ def features_for(config: CellSetsConfig, names: Iterable[str]) -> tuple[Perturba
     return PerturbationFeatures(kept, vectors), dropped
 
 
-def write_perturbed_genes(path: Path, names: Iterable[str], control: str, separator: str = "+") -> None:
+def write_perturbed_genes(path: Path, names: Iterable[str], control: str, separator: str | None) -> None:
     """Writes features that say which genes are perturbed: a vector of 0 and 1 with a place for each gene, sorted.
 
-    `KLF1+TGFBR2` has two ones. A part equal to the control counts for nothing: `KLF1+control` is `KLF1`, and the control is zeros.
+    `KLF1+TGFBR2` has two ones. The control and the parts of its label count for nothing: `KLF1+control` is `KLF1`, and the control
+    is zeros. The genes found are logged; so are labels in which the separator joins nothing, each of which counts as one gene.
 
     Raises:
-        Refused: for a label with an empty part or that the format cannot hold, labels without any gene, a file name that ends
-            otherwise than .npz, .pt or .safetensors, or a file that exists or cannot be made.
+        Refused: for a label that the format cannot hold, labels without any gene, a file name that ends otherwise than .npz, .pt or
+            .safetensors, or a file that exists or cannot be made.
         Failed: if the disk is full. Nothing is left behind.
     """
     _check_target(path)
-    if not separator:
-        raise Refused("the separator of perturbed genes is empty; accepted: what stands between genes in a label, for example +")
-    parts = {name: [] if name == control else [part for part in name.split(separator) if part != control] for name in names}
-    for name, genes in parts.items():
-        if not all(genes):
-            raise Refused(f"perturbation {name!r} has an empty part beside a {separator!r}; accepted: GENE or GENE{separator}GENE")
-    place = {gene: i for i, gene in enumerate(sorted({gene for genes in parts.values() for gene in genes}))}
+    genes_of = {name: parts(name, control, separator) for name in sorted(set(names))}
+    place = {gene: i for i, gene in enumerate(sorted({gene for genes in genes_of.values() for gene in genes}))}
     if not place:
         raise Refused(
-            f"{path}: no gene is perturbed in the labels {some(parts) or '(none)'} (control {control!r}); nothing to write"
+            f"{path}: no gene is perturbed in the labels {some(genes_of) or '(none)'} (control {control!r}); nothing to write"
         )
-    vectors = {name: np.zeros(len(place), np.float32) for name in sorted(parts)}
-    for name, genes in parts.items():
+    if idle := [name for name in genes_of if has_idle_separator(name, separator)]:
+        log.warning(
+            "%s: data.separator %r stands inside brackets or beside nothing, and joins nothing there, in the labels %s",
+            path, separator, some(map(repr, idle)),
+        )  # fmt: skip
+    log.info("%s: %d perturbed genes found in the labels: %s", path, len(place), some(place, 50))
+    vectors = {name: np.zeros(len(place), np.float32) for name in genes_of}
+    for name, genes in genes_of.items():
         vectors[name][[place[gene] for gene in genes]] = 1
     _write_new(path, _encoded(path, vectors))
 

@@ -49,7 +49,7 @@ class SplitReport:
 
     rows: tuple[SplitRow, ...]
     leaks: tuple[str, ...]
-    """Held-out conditions whose cell type and perturbation are trained on, if only in another data set."""
+    """Held-out conditions whose cell type and perturbation are trained on, if only in another data set or under another name."""
     unseen: tuple[str, ...]
     """Held-out perturbations that no training set has; a model with one-hot vectors knows nothing of them."""
     training_sets: tuple[tuple[int, int], ...]

@@ -1,6 +1,7 @@
 """What is to be predicted: the conditions of a split, or the rows of a table."""
 
 import csv
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,11 @@ import numpy as np
 from training.cells import Condition, Split
 from training.config import CellSetsConfig
 from training.data.assemble import Cells
+from training.data.labels import identity
 from training.data.table import CellTable
 from training.refusal import Refused, did_you_mean, some
+
+log = logging.getLogger(__name__)
 
 SEPARATORS = {".csv": (",", ";", "\t"), ".tsv": ("\t", ",", ";")}
 """The usual separator first; that of the file is the one that its header is written with."""
@@ -47,15 +51,19 @@ def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) 
 
     The first two may be called as in the run's own data. A first column without a name is an index, and is not read.
 
-    `perturbations` are the names that the model has vectors for: those of the data, and those of the features file.
+    `perturbations` are the names that the model has vectors for: those of the data, and those of the features file. Another name
+    for one of them (`B+A` for `A+B`, `A+control` for `A`) is taken for it, and logged.
 
     Raises: Refused naming file, line, value and what is accepted, for the first row that cannot be predicted.
     """
-    contexts, known = _contexts(cells.table), frozenset(perturbations)
+    contexts, known, other_names = _contexts(cells.table), frozenset(perturbations), _OtherNames(cells, perturbations)
     line_of: dict[Condition, int] = {}
     requests = []
     for line, row in _rows(path, cells.config):
         where = f"{path}:{line}"
+        if row["perturbation"] not in known and (name := other_names.known_as(row["perturbation"])) is not None:
+            log.info("%s: %s is taken for %s, which names the same perturbations", where, row["perturbation"], name)
+            row["perturbation"] = name
         if row["perturbation"] not in known:
             raise Refused(_unknown(where, "perturbation", row["perturbation"], perturbations))
         condition = Condition(_dataset(where, row, contexts), row["cell_type"], row["perturbation"])
@@ -66,6 +74,25 @@ def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) 
     if not requests:
         raise Refused(f"{path}: no rows below the header, so there is nothing to predict")
     return tuple(requests)
+
+
+class _OtherNames:
+    """The known perturbations by what their names name."""
+
+    def __init__(self, cells: Cells, perturbations: Collection[str]) -> None:
+        self._control, self._separator = cells.table.control, cells.config.separator
+        self._known: dict[tuple[str, ...], set[str]] = {}
+        for name in perturbations:
+            self._known.setdefault(self._identity(name), set()).add(name)
+
+    def known_as(self, name: str) -> str | None:
+        """The one known perturbation of the same parts; None where there is none, or several. The control has no other name."""
+        own = self._identity(name)
+        found = self._known.get(own, set()) if own else set()
+        return next(iter(found)) if len(found) == 1 else None
+
+    def _identity(self, name: str) -> tuple[str, ...]:
+        return identity(name, self._control, self._separator)
 
 
 def _contexts(table: CellTable) -> dict[str, tuple[str, ...]]:

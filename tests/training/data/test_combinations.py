@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.data.combinations import has_idle_separator, parts
+from training.data.combinations import has_idle_separator, joined_by, parts
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,11 @@ def test_a_separator_of_several_letters():
 def test_separators_that_join_nothing_are_known():
     labels = ["KLF1", "KLF1+MYC", "2i (LIF+MEKi)", "2i (LIF+MEKi)+Dox", "Ca2+"]
     assert [has_idle_separator(label, "+") for label in labels] == [False, False, True, True, True]
+
+
+def test_labels_joined_out_of_others():
+    assert joined_by(["ctrl", "KLF1", "MYC", "MYC|KLF1", "MYC|GATA1"], "ctrl", "|") == ["MYC|KLF1"]
+    norman = ["NegCtrl0_NegCtrl0", "KLF1_NegCtrl0", "NegCtrl0_MYC", "MYC_KLF1"]
+    assert joined_by(norman, "NegCtrl0_NegCtrl0", "_") == ["MYC_KLF1"]
+    assert joined_by(["TP53_1", "TP53_2", "TP53", "HLA-A", "HLA-B", "non-targeting"], "non-targeting", "_") == []
+    assert joined_by(["TP53_1", "HLA-A", "HLA-B", "HLA", "non-targeting"], "non-targeting", "-") == []

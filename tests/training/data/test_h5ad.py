@@ -1,3 +1,4 @@
+import gc
 import os
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,14 @@ class TestLabels:
         adata.obs["cell_type"] = values if plain else pd.Categorical(values)
         with anndata.settings.override(allow_write_nullable_strings=True):
             adata.write_h5ad(path)
-        with pytest.raises(Refused, match=r"obs column 'cell_type' has no value in 2 of 80 cells \(rows 5, 9\)"):
+        with pytest.raises(Refused, match=r"obs column 'cell_type' has no value in 2 of 80 cells \(rows 5, 9\)") as refusal:
             H5adFile(path).labels("cell_type")
-
-    @pytest.mark.parametrize("word", ["", "nan"])
-    def test_words_that_stand_for_a_missing_value_are_refused(self, write_h5ad, path, word):
-        adata = write_h5ad(path, categorical=False)
-        adata.obs.loc["cell7", "cell_type"] = word
-        adata.write_h5ad(path)
-        with pytest.raises(Refused, match=r"obs column 'cell_type' has no value in 1 of 80 cells \(rows 7\)"):
-            H5adFile(path).labels("cell_type")
+        remedy = str(refusal.value).partition("or drop these: ")[2]
+        del refusal
+        gc.collect()  # closes the file, as the end of the process does
+        with anndata.settings.override(allow_write_nullable_strings=True):
+            exec(remedy, {"anndata": anndata})
+        assert len(H5adFile(path).labels("cell_type").codes) == 78
 
     def test_a_column_of_fractions_is_refused(self, write_h5ad, path):
         adata = write_h5ad(path)

@@ -240,7 +240,7 @@ class TestPerturbedGenes:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_a_place_for_each_gene(self, tmp_path, suffix):
         path = tmp_path / f"genes{suffix}"
-        write_perturbed_genes(path, ["KLF1+BAK1", "BAK1+control", "control", "TGFBR2", "BAK1"], "control")
+        write_perturbed_genes(path, ["KLF1+BAK1", "BAK1+control", "control", "TGFBR2", "BAK1"], "control", "+")
         features = read_features(path)
         expected = {"BAK1": [1, 0, 0], "BAK1+control": [1, 0, 0], "KLF1+BAK1": [1, 1, 0], "TGFBR2": [0, 0, 1], "control": [0, 0, 0]}
         assert features.names == tuple(sorted(expected))
@@ -248,19 +248,34 @@ class TestPerturbedGenes:
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
     def test_another_separator_and_a_control_that_contains_it(self, tmp_path):
-        write_perturbed_genes(tmp_path / "g.npz", ["A_B", "non_targeting", "B"], "non_targeting", separator="_")
+        write_perturbed_genes(tmp_path / "g.npz", ["A_B", "non_targeting", "B"], "non_targeting", "_")
         features = read_features(tmp_path / "g.npz")
         assert_array_equal(features.vectors, [[1, 1], [0, 1], [0, 0]])
 
+    def test_parts_of_the_controls_label_are_no_genes_and_those_found_are_named(self, tmp_path, caplog):
+        caplog.set_level("INFO")
+        labels = ["NegCtrl0_NegCtrl0", "KLF1_NegCtrl0", "MYC_NegCtrl0", "MYC_KLF1", "GATA1_NegCtrl0"]
+        write_perturbed_genes(tmp_path / "g.npz", labels, "NegCtrl0_NegCtrl0", "_")
+        assert "g.npz: 3 perturbed genes found in the labels: GATA1, KLF1, MYC" in caplog.text
+        features = read_features(tmp_path / "g.npz")
+        assert features.vectors[features.index("MYC_KLF1")].tolist() == [0, 1, 1]
+        assert not any(record.levelname == "WARNING" for record in caplog.records)
+
+    def test_labels_in_which_the_separator_joins_nothing_are_one_gene_and_named(self, tmp_path, caplog):
+        labels = ["control", "2i (LIF+MEKi+GSK3i)", "LIF", "MEKi", "Ca2+", "half (A+B", "A+B"]
+        write_perturbed_genes(tmp_path / "g.npz", labels, "control", "+")
+        idle = "'2i (LIF+MEKi+GSK3i)', 'Ca2+', 'half (A+B'"
+        assert f"joins nothing there, in the labels {idle}" in caplog.text
+        features = read_features(tmp_path / "g.npz")
+        both = features.vectors[features.index("2i (LIF+MEKi+GSK3i)")] * features.vectors[features.index("MEKi")]
+        assert not both.any()
+        assert features.vectors.shape[1] == 7
+
     def test_bad_labels_and_names_are_refused(self, tmp_path):
-        with pytest.raises(Refused, match=r"perturbation 'A\+' has an empty part"):
-            write_perturbed_genes(tmp_path / "g.pt", ["A+"], "control")
         with pytest.raises(Refused, match="no gene is perturbed in the labels control"):
-            write_perturbed_genes(tmp_path / "g.pt", ["control"], "control")
+            write_perturbed_genes(tmp_path / "g.pt", ["control"], "control", "+")
         with pytest.raises(Refused, match=r"features end in '\.h5'"):
-            write_perturbed_genes(tmp_path / "g.h5", ["A"], "control")
-        with pytest.raises(Refused, match="the separator of perturbed genes is empty"):
-            write_perturbed_genes(tmp_path / "g.pt", ["A"], "control", separator="")
+            write_perturbed_genes(tmp_path / "g.h5", ["A"], "control", "+")
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -268,18 +283,18 @@ class TestPerturbedGenes:
         path = tmp_path / f"g{suffix}"
         path.write_text("real features")
         with pytest.raises(Refused, match="there is a file of this name already, which is not overwritten"):
-            write_perturbed_genes(path, ["A"], "control")
+            write_perturbed_genes(path, ["A"], "control", "+")
         assert path.read_text() == "real features"
         path.unlink()
         path.symlink_to(tmp_path / "gone")
         with pytest.raises(Refused, match="there is a file of this name already"):
-            write_perturbed_genes(path, ["A"], "control")
+            write_perturbed_genes(path, ["A"], "control", "+")
         path.unlink()
         path.mkdir()
         with pytest.raises(Refused, match="there is a folder of this name already"):
-            write_perturbed_genes(path, ["A"], "control")
+            write_perturbed_genes(path, ["A"], "control", "+")
         with pytest.raises(Refused, match=r"there is no folder .*nowhere; make it first"):
-            write_perturbed_genes(tmp_path / "nowhere" / f"g{suffix}", ["A"], "control")
+            write_perturbed_genes(tmp_path / "nowhere" / f"g{suffix}", ["A"], "control", "+")
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
     @pytest.mark.parametrize(("suffix", "unfit"), [(".npz", "A.npy"), (".npz", "A\0B"), (".safetensors", "__metadata__")])
@@ -288,16 +303,16 @@ class TestPerturbedGenes:
             path = tmp_path / f"g{other}"
             if other == suffix:
                 with pytest.raises(Refused, match=rf"a \{suffix} file cannot hold perturbations named '.*'; write a .pt file"):
-                    write_perturbed_genes(path, ["A", unfit], "control")
+                    write_perturbed_genes(path, ["A", unfit], "control", "+")
                 assert not path.exists()
             elif "\0" not in unfit:
-                write_perturbed_genes(path, ["A", unfit], "control")
+                write_perturbed_genes(path, ["A", unfit], "control", "+")
                 assert read_features(path).names == tuple(sorted(["A", unfit]))
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_names_of_numpys_keywords_and_folders(self, tmp_path, suffix):
         names = ("A/B", "args", "compressed", "file", "kwds")
-        write_perturbed_genes(tmp_path / f"g{suffix}", names, "control")
+        write_perturbed_genes(tmp_path / f"g{suffix}", names, "control", "+")
         features = read_features(tmp_path / f"g{suffix}")
         assert features.names == names
         assert_array_equal(features.vectors, np.eye(5))
@@ -308,7 +323,7 @@ class TestPerturbedGenes:
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
         try:
             with pytest.raises(Failed, match=r"g\.\w+: the file cannot be written \(File too large\); nothing is left of it"):
-                write_perturbed_genes(tmp_path / f"g{suffix}", ["A"], "control")
+                write_perturbed_genes(tmp_path / f"g{suffix}", ["A"], "control", "+")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert list(tmp_path.iterdir()) == []
@@ -317,9 +332,9 @@ class TestPerturbedGenes:
     def test_a_folder_without_permission_is_refused(self, tmp_path):
         tmp_path.chmod(0o500)
         with pytest.raises(Refused, match=r"the file cannot be made \(Permission denied\)"):
-            write_perturbed_genes(tmp_path / "g.npz", ["A"], "control")
+            write_perturbed_genes(tmp_path / "g.npz", ["A"], "control", "+")
         tmp_path.chmod(0o700)
 
     def test_a_name_that_is_too_long_is_refused(self, tmp_path):
         with pytest.raises(Refused, match=r"the file cannot be made \(File name too long\)"):
-            write_perturbed_genes(tmp_path / f"{'g' * 300}.npz", ["A"], "control")
+            write_perturbed_genes(tmp_path / f"{'g' * 300}.npz", ["A"], "control", "+")

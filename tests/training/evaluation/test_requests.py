@@ -92,6 +92,33 @@ def test_columns_under_two_names_and_no_name(screen, tmp_path):
             requests_of_table(path, replace(screen, config=config), KNOWN)
 
 
+@pytest.mark.parametrize(
+    ("asked", "known"),
+    [("TGFBR2+KLF1", "KLF1+TGFBR2"), ("KLF1+control", "KLF1"), ("control+KLF1", "KLF1"), ("KLF1 + TGFBR2", "KLF1+TGFBR2")],
+)
+def test_another_name_of_a_known_perturbation_is_taken_for_it_and_logged(read, caplog, asked, known):
+    caplog.set_level("INFO")
+
+    assert read(HEADER + f"{asked},rpe1,5\n") == (Request(Condition("replogle", "rpe1", known), 5),)
+    assert f"ask.csv:2: {asked} is taken for {known}, which names the same perturbations" in caplog.text
+    with pytest.raises(Refused, match=r"ask.csv:3: .*: line 2 asks for the same condition"):
+        read(HEADER + f"{asked},rpe1,5\n{known},rpe1,5\n")
+
+
+def test_a_known_name_is_itself_and_an_unclear_one_is_refused(screen, tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "ask.csv"
+    path.write_text(HEADER + "B+A,rpe1,5\n")
+    assert requests_of_table(path, screen, ("A+B", "B+A"))[0].condition.perturbation == "B+A"
+    assert "taken for" not in caplog.text
+    path.write_text(HEADER + "A+control+B,rpe1,5\n")
+    with pytest.raises(Refused, match=r"ask.csv:2: unknown perturbation 'A\+control\+B'"):
+        requests_of_table(path, screen, ("A+B", "B+A"))
+    path.write_text(HEADER + "control+control,rpe1,5\n")
+    with pytest.raises(Refused, match=r"unknown perturbation 'control\+control'"):
+        requests_of_table(path, screen, ("A", "control"))
+
+
 def test_a_data_set_is_named_where_it_is_needed(read):
     header = "perturbation,cell_type,n_cells,dataset\n"
 
