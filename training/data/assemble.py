@@ -207,11 +207,7 @@ class Cells:
 
 
 def open_cells(
-    config: CellSetsConfig,
-    set_size: int,
-    seed: int,
-    evaluation: EvaluationConfig = AS_DEFAULT,
-    trained: Genes | None = None,
+    config: CellSetsConfig, set_size: int, seed: int, evaluation: EvaluationConfig = AS_DEFAULT, trained: Genes | None = None
 ) -> Cells:
     """Read the split file and the labels of all cells, open the values, and check that they fit together.
 
