@@ -156,7 +156,8 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
     if seen.all_whole:
         normalise = "run scanpy's normalize_total and log1p, or set data.values: counts"
         if source.obsm_key is None:
-            normalise = f"{rewritten(file.path, *NORMALISE, modules='anndata, scanpy as sc')} or set data.values: counts"
+            line = rewritten(file.path, *NORMALISE, modules="anndata, scanpy as sc")
+            normalise = f"set data.values: counts, or make them log1p values: {line}"
         raise Refused(
             f"{start.format('raw counts')}{seen}; accepted: not all whole, none above {MAX_LOG1P:g}; "
             f"{normalise}{_elsewhere(file, source, 'log1p')}"
