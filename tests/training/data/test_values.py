@@ -84,7 +84,9 @@ class TestCountsOrLog1p:
         message = (
             r"X looks like raw counts, and data\.values: log1p .* 100 % of the values that are not 0 are whole numbers, from 0 to "
         )
-        with pytest.raises(Refused, match=message + r"\d+, for example \d+, \d+, \d+; accepted.*; .*or set data\.values: counts"):
+        with pytest.raises(
+            Refused, match=message + r"\d+, for example \d+, \d+, \d+; accepted.*; set data\.values: counts, or make "
+        ):
             check_values(file, source(12), "log1p")
 
     @pytest.mark.parametrize("dtype", ["float32", "float64"])
