@@ -106,7 +106,7 @@ def test_what_is_set_aside_is_recorded_and_another_seed_is_refused(training, set
     assert {row["n_set_aside"] for row in rows} == {19}  # of 64 controls of each cell type
     card = torch.load("run/model.pt", weights_only=True)[CARD]
     assert (card["set_aside"]["seed"], card["set_aside"]["control_fraction"]) == (0, 0.3)
-    assert set(card["set_aside"]["digests"]) == {f"simulated.type_{i}" for i in range(2)}
+    assert set(card["set_aside"]["measuring"]) == {f"simulated.type_{i}" for i in range(2)}
     done = training("evaluate", "run", "evaluation.seed=1")
     assert done.code == 2
     assert "evaluation.seed" in done.err

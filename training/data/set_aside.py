@@ -22,12 +22,14 @@ LEAST_CELLS = 8
 
 @dataclass(frozen=True)
 class SetAside:
-    """What a model keeps of the controls that were set aside from its training."""
+    """What a model keeps of the controls that were set aside from its training, and of the others: hashes of their names."""
 
     seed: int
     control_fraction: float
-    digests: dict[str, str]
-    """`dataset.cell_type` -> digest of the names of the cells that were set aside; of every cell type that was trained on."""
+    measuring: dict[str, tuple[int, ...]]
+    """`dataset.cell_type` -> the cells that were set aside, sorted; of every cell type that was trained on."""
+    trained: tuple[int, ...]
+    """The controls of all cell types that were trained on, sorted."""
 
 
 def set_controls_aside(table: CellTable, names: Sequence[str], config: EvaluationConfig) -> tuple[CellTable, SetAside | None]:
@@ -42,7 +44,7 @@ def set_controls_aside(table: CellTable, names: Sequence[str], config: Evaluatio
     """
     if config.control_fraction is None:
         return table, None
-    split, digests = table.split.copy(), {}
+    split, measuring = table.split.copy(), {}
     controls = np.flatnonzero(table.is_control)
     name_of = dict(zip(controls.tolist(), names, strict=True))
     by_type = key(table.dataset, table.cell_type)[controls]
@@ -53,8 +55,9 @@ def set_controls_aside(table: CellTable, names: Sequence[str], config: Evaluatio
             chosen = []
         split[chosen] = SET_ASIDE
         condition = table.condition(own[0])
-        digests[context_of(condition)] = _digest(name_of[cell] for cell in chosen)
-    return replace(table, split=split), SetAside(config.seed, config.control_fraction, digests)
+        measuring[context_of(condition)] = _hashes(name_of[cell] for cell in chosen)
+    trained = _hashes(name for cell, name in name_of.items() if split[cell] != SET_ASIDE)
+    return replace(table, split=split), SetAside(config.seed, config.control_fraction, measuring, trained)
 
 
 def context_of(condition: Condition) -> str:
@@ -65,7 +68,8 @@ def context_of(condition: Condition) -> str:
 def trained_on_measuring(model: SetAside | None, now: SetAside | None, contexts: Iterable[str]) -> frozenset[str]:
     """Those of `contexts` (`dataset.cell_type`) whose measuring controls the model may have trained on.
 
-    A cell type that the model never trained on is none of them.
+    In a cell type that the model knows, others than those that were set aside then may have been. One that it does not know may be
+    a known one under another name: it counts where most of its measuring controls are called like controls that were trained on.
 
     Args:
         model: What the model was trained without; None if it was trained with all controls.
@@ -74,7 +78,16 @@ def trained_on_measuring(model: SetAside | None, now: SetAside | None, contexts:
     """
     if model is None or now is None:
         return frozenset(contexts)
-    return frozenset(name for name in contexts if model.digests.get(name, now.digests[name]) != now.digests[name])
+    trained = frozenset(model.trained)
+    found = set()
+    for name in contexts:
+        own = now.measuring[name]
+        if name in model.measuring:
+            is_seen = model.measuring[name] != own
+        else:
+            is_seen = 2 * len(trained.intersection(own)) > len(own)
+        found.update([name] if is_seen else [])
+    return frozenset(found)
 
 
 def _chosen(table: CellTable, controls: Sequence[int], name_of: Mapping[int, str], config: EvaluationConfig) -> list[int]:
@@ -97,6 +110,6 @@ def _chosen(table: CellTable, controls: Sequence[int], name_of: Mapping[int, str
     return chosen
 
 
-def _digest(names: Iterable[str]) -> str:
-    """A short hash of names, whatever their order."""
-    return hashlib.sha256("\0".join(sorted(names)).encode()).hexdigest()[:16]
+def _hashes(names: Iterable[str]) -> tuple[int, ...]:
+    """A number of 48 bits for each name, sorted."""
+    return tuple(sorted(int.from_bytes(hashlib.blake2b(name.encode(), digest_size=6).digest()) for name in names))

@@ -105,7 +105,7 @@ def _controls(metrics: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {n}" for name, n in metrics.get("n_controls", {}).items())
     if metrics.get("controls_set_aside", True):
         return f"These and the controls that measure real shifts were set aside from training ({counts})."
-    return f"Controls were not set aside: the model has trained on those that measure, which flatters it ({counts})."
+    return f"Controls were not set aside: the model may have trained on those that measure, which flatters it ({counts})."
 
 
 def _figures_table(

@@ -235,7 +235,7 @@ class _Verdict:
             lines.append(f"one cell has no spread: the energy distance is undefined for {some(map(_words, single), 3)}")
         if not self.judged.controls_set_aside:
             lines.append(
-                "controls not set aside: the model has trained on the controls that measure, which flatters it, so no win is "
+                "controls not set aside: the model may have trained on the controls that measure, which flatters it, so no win is "
                 "declared; train again with evaluation.control_fraction to be told"
             )
         n = sum(c.scope == ALL for c in self.comparisons)

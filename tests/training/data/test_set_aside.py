@@ -153,7 +153,14 @@ def test_a_model_is_known_to_have_trained_on_what_measures(screen, here):
     assert trained_on_measuring(None, cells.set_aside, ["d.A"]) == {"d.A"}
 
     # A cell type that the model never saw has no controls that it trained on.
-    assert trained_on_measuring(SetAside(0, 0.3, {"d.A": model.digests["d.A"]}), cells.set_aside, ["d.A", "d.B"]) == frozenset()
+    only_a = SetAside(0, 0.3, {"d.A": model.measuring["d.A"]}, (1, 2, 3))
+    assert trained_on_measuring(only_a, cells.set_aside, ["d.A", "d.B"]) == frozenset()
+
+    # Under another name of the data set others measure, most of which were trained on.
+    text = Path("split.toml").read_text()
+    Path("split.toml").write_text(text.replace("d = ", "renamed = ").replace('"d.A"', '"renamed.A"'))
+    assert trained_on_measuring(model, opened().set_aside, ["renamed.A", "renamed.B"]) == {"renamed.A", "renamed.B"}
+    Path("split.toml").write_text(text)
 
     # Of a file with fewer controls others measure, some of which were trained on.
     fewer = screen[(screen.obs.perturbation != "control") | (np.arange(screen.n_obs) % 3 > 0)].copy()

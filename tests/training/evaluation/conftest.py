@@ -78,7 +78,7 @@ def make_screen() -> Callable[..., Cells]:
             input_names=(),
             judged="input" if genes is None else "genes",
             judged_names=(),
-            set_aside=SetAside(seed, 0.3, {}),
+            set_aside=SetAside(seed, 0.3, {}, ()),
             fingerprint="",
         )
 
