@@ -17,7 +17,7 @@ from training.data.labels import check_labels
 from training.data.leaks import Sameness, warn_of_constant_features
 from training.data.perturbations import PerturbationFeatures, features_for
 from training.data.reader import Genes, open_reader
-from training.data.set_aside import SetAside, set_controls_aside
+from training.data.set_aside import SetAside, set_controls_aside, with_content
 from training.data.set_checks import check_training_sets, check_validation_sets, warn_of_sets
 from training.data.sets import Groups, SetPlan, group_cells, validation_batches
 from training.data.split_report import (
@@ -230,8 +230,11 @@ def open_cells(
     _report_mixed_files(table)
     by_path = {str(file.path): file for group in files.values() for file in group}
     used = [by_path[path] for path in table.file.names]
-    table, set_aside = set_controls_aside(table, _control_names(table, used), evaluation)
+    names, fingerprints = _control_names(table, used), [file.fingerprint() for file in used]
+    table, set_aside = set_controls_aside(table, names, evaluation)
     reader, genes = open_reader(config, used, table.file.codes.astype(np.int64), table.row, trained)
+    if set_aside is not None:
+        set_aside = with_content(set_aside, table, names, reader, fingerprints)
     return Cells(
         config=config,
         evaluation=evaluation,
@@ -250,7 +253,7 @@ def open_cells(
         judged="input" if genes.decoder_names is None else "genes",
         judged_names=genes.input_names if genes.decoder_names is None else genes.decoder_names,
         set_aside=set_aside,
-        fingerprint=_fingerprint(used, table, features),
+        fingerprint=_fingerprint(fingerprints, table, features),
         left_out=left_out,
     )
 
@@ -308,10 +311,10 @@ def _report_mixed_files(table: CellTable) -> None:
         )
 
 
-def _fingerprint(files: list[H5adFile], table: CellTable, features: PerturbationFeatures) -> str:
+def _fingerprint(files: list[str], table: CellTable, features: PerturbationFeatures) -> str:
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.fingerprint().encode())
+        digest.update(file.encode())
     for labels in (table.dataset, table.cell_type, table.perturbation, table.gem_group):
         if labels is not None:
             digest.update("\0".join(labels.names).encode() + labels.codes.tobytes())

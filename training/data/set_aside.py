@@ -7,17 +7,25 @@ of rows and files does not count, nor does what else is in the files.
 """
 
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from training.cells import Condition
+from training.cells import CellReader, Condition
 from training.config import EvaluationConfig
 from training.data.table import SET_ASIDE, CellTable, key
+from training.refusal import some
 
 LEAST_CELLS = 8
 """A cell type that cannot give so many sets none aside and is not judged; each draw of an evaluation halves them."""
+
+SAMPLED_CELLS = 32
+MAX_NAMESAKES = 0.1
+"""Share of cells of other files that may have the name of one that was trained on: barcodes of two files meet by chance."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,10 @@ class SetAside:
     """`dataset.cell_type` -> the cells that were set aside, sorted; of every cell type that was trained on."""
     trained: tuple[int, ...]
     """The controls of all cell types that were trained on, sorted."""
+    content: dict[str, str] = field(default_factory=dict)
+    """`dataset.cell_type` -> hash of the values of some of the cells that were set aside: names can be given anew."""
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """`dataset.cell_type` -> fingerprints of the files that hold its controls."""
 
 
 def set_controls_aside(table: CellTable, names: Sequence[str], config: EvaluationConfig) -> tuple[CellTable, SetAside | None]:
@@ -57,7 +69,40 @@ def set_controls_aside(table: CellTable, names: Sequence[str], config: Evaluatio
         condition = table.condition(own[0])
         measuring[context_of(condition)] = _hashes(name_of[cell] for cell in chosen)
     trained = _hashes(name for cell, name in name_of.items() if split[cell] != SET_ASIDE)
+    if none := [name for name, cells in measuring.items() if not cells]:
+        log.warning(
+            "too few controls to set %d aside (evaluation.control_fraction %g): training evaluate will not judge %s",
+            LEAST_CELLS, config.control_fraction, some(none),
+        )  # fmt: skip
     return replace(table, split=split), SetAside(config.seed, config.control_fraction, measuring, trained)
+
+
+def with_content(
+    aside: SetAside, table: CellTable, names: Sequence[str], reader: CellReader, fingerprints: Sequence[str]
+) -> SetAside:
+    """The record with the values of up to `SAMPLED_CELLS` measuring cells of each cell type, and its files, by their fingerprints.
+
+    Args:
+        aside: The record.
+        table: With controls set aside.
+        names: Names of the controls, in the order of the table.
+        reader: Of the values.
+        fingerprints: Of the files of the table.
+    """
+    content, files = {}, {}
+    controls = np.flatnonzero(table.is_control)
+    by_type = key(table.dataset, table.cell_type)[controls]
+    for code in np.unique(by_type):
+        own = np.flatnonzero(by_type == code)
+        context = context_of(table.condition(controls[own[0]]))
+        files[context] = tuple(sorted({fingerprints[i] for i in np.unique(table.file.codes[controls[own]])}))
+        measuring = [i for i in own if table.split[controls[i]] == SET_ASIDE]
+        chosen = sorted(measuring, key=lambda i: _hashes([names[int(i)]]))[:SAMPLED_CELLS]
+        digest = hashlib.sha256()
+        for i in chosen:
+            digest.update(reader.read("input", controls[[i]]).tobytes())
+        content[context] = digest.hexdigest()[:16]
+    return replace(aside, content=content, files=files)
 
 
 def context_of(condition: Condition) -> str:
@@ -68,8 +113,9 @@ def context_of(condition: Condition) -> str:
 def trained_on_measuring(model: SetAside | None, now: SetAside | None, contexts: Iterable[str]) -> frozenset[str]:
     """Those of `contexts` (`dataset.cell_type`) whose measuring controls the model may have trained on.
 
-    In a cell type that the model knows, others than those that were set aside then may have been. One that it does not know may be
-    a known one under another name: it counts where most of its measuring controls are called like controls that were trained on.
+    In a cell type that the model knows, others than those that were set aside then may have been, by name or by their values. One
+    that it does not know may be a known one under another name: it counts where it lies in a file that was trained on, or where
+    more than `MAX_NAMESAKES` of its measuring controls are called like controls that were trained on.
 
     Args:
         model: What the model was trained without; None if it was trained with all controls.
@@ -78,14 +124,14 @@ def trained_on_measuring(model: SetAside | None, now: SetAside | None, contexts:
     """
     if model is None or now is None:
         return frozenset(contexts)
-    trained = frozenset(model.trained)
+    trained, files = frozenset(model.trained), {file for own in model.files.values() for file in own}
     found = set()
     for name in contexts:
         own = now.measuring[name]
         if name in model.measuring:
-            is_seen = model.measuring[name] != own
+            is_seen = (model.measuring[name], model.content.get(name)) != (own, now.content.get(name))
         else:
-            is_seen = 2 * len(trained.intersection(own)) > len(own)
+            is_seen = len(trained.intersection(own)) > MAX_NAMESAKES * len(own) or not files.isdisjoint(now.files.get(name, ()))
         found.update([name] if is_seen else [])
     return frozenset(found)
 

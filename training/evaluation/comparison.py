@@ -21,6 +21,7 @@ from training.evaluation.metrics import BY_NAME
 
 DECISIVE = ("cosine", "energy_distance", "mae_delta")
 """Metrics of the verdict: the direction of the mean shift, the whole cloud of cells, and the size of what is wrong."""
+FLOOR = "no_change"
 CONFIDENCE = 0.95
 FEW = 3
 """Fewer conditions do not tell how conditions differ: there is no win on them."""
@@ -37,6 +38,7 @@ class Comparison:
     """Model against a baseline on one metric, over the conditions for which both have a value.
 
     `better`: the interval of the mean paired difference, corrected for the number of comparisons (Bonferroni), lies above 0.
+    And the model must beat `FLOOR` there too: where nothing is to be predicted it would win against baselines that add noise.
     `worse`: the plain interval lies below 0. A claim for the model takes more than one against it.
     """
 
@@ -76,7 +78,11 @@ def compare(values: Mapping[str, Values], model: str, baselines: Collection[str]
         may_win: Whether the controls that measure were set aside from training: else the figures flatter the model.
     """
     pairs = [pair for scope, own in values.items() for pair in _pairs(scope, own, model, baselines)]
-    return tuple(_decided(comparison, differences, len(pairs), may_win) for comparison, differences in pairs)
+    decided = [_decided(comparison, differences, len(pairs), may_win) for comparison, differences in pairs]
+    found = {(c.scope, c.metric) for c in decided if c.baseline == FLOOR and c.outcome == "better"}
+    return tuple(
+        replace(c, outcome="undecided") if c.outcome == "better" and (c.scope, c.metric) not in found else c for c in decided
+    )
 
 
 def margin_of(values: Float64Array, n_comparisons: int = 1) -> float:

@@ -236,12 +236,13 @@ class _Verdict:
         if not self.judged.controls_set_aside:
             lines.append(
                 "controls not set aside: the model may have trained on the controls that measure, which flatters it, so no win is "
-                "declared; train again with evaluation.control_fraction to be told"
+                "declared; judge it on the files and names of its training, or train it with evaluation.control_fraction"
             )
         n = sum(c.scope == ALL for c in self.comparisons)
         lines.append(
             f'"beats": the {CONFIDENCE:.0%} interval, corrected for {n} comparisons, lies on the better side; "loses": the plain '
-            f"interval lies on the worse side; on fewer than {FEW} conditions nothing is won"
+            f"interval lies on the worse side; on fewer than {FEW} conditions, and where no "
+            "change is not beaten, nothing is won"
         )
         return lines
 

@@ -152,14 +152,31 @@ def test_a_model_is_known_to_have_trained_on_what_measures(screen, here):
     assert trained_on_measuring(model, opened(fraction=None).set_aside, ["d.A"]) == {"d.A"}
     assert trained_on_measuring(None, cells.set_aside, ["d.A"]) == {"d.A"}
 
-    # A cell type that the model never saw has no controls that it trained on.
-    only_a = SetAside(0, 0.3, {"d.A": model.measuring["d.A"]}, (1, 2, 3))
+    # A cell type of another file that the model never saw has no controls that it trained on.
+    only_a = SetAside(0, 0.3, {"d.A": model.measuring["d.A"]}, (1, 2, 3), model.content, {"d.A": ("another file",)})
     assert trained_on_measuring(only_a, cells.set_aside, ["d.A", "d.B"]) == frozenset()
 
     # Under another name of the data set others measure, most of which were trained on.
     text = Path("split.toml").read_text()
     Path("split.toml").write_text(text.replace("d = ", "renamed = ").replace('"d.A"', '"renamed.A"'))
     assert trained_on_measuring(model, opened().set_aside, ["renamed.A", "renamed.B"]) == {"renamed.A", "renamed.B"}
+
+    # Under new names of data set and cells: the file is known.
+    screen.obs_names = [f"new_{name}" for name in screen.obs_names]
+    screen.write_h5ad(here / "new_names.h5ad")
+    Path("split.toml").write_text(Path("split.toml").read_text().replace("cells.h5ad", "new_names.h5ad"))
+    assert trained_on_measuring(model, opened().set_aside, ["renamed.A", "renamed.B"]) == {"renamed.A", "renamed.B"}
+
+    # The names, given anew to other cells: the values are others.
+    mixed = screen[np.random.default_rng(0).permutation(screen.n_obs)].copy()
+    mixed.obs = mixed.obs.sort_values(["cell_type", "perturbation"])
+    names_before = anndata.read_h5ad("cells.h5ad").obs.sort_values(["cell_type", "perturbation"]).index
+    mixed = screen[mixed.obs_names].copy()
+    mixed.obs_names = names_before
+    mixed.write_h5ad(here / "names_anew.h5ad")
+    Path("split.toml").write_text(text.replace("cells.h5ad", "names_anew.h5ad"))
+    assert opened().set_aside.measuring == model.measuring
+    assert trained_on_measuring(model, opened().set_aside, ["d.A", "d.B"]) == {"d.A", "d.B"}
     Path("split.toml").write_text(text)
 
     # Of a file with fewer controls others measure, some of which were trained on.

@@ -86,6 +86,22 @@ def test_a_model_that_has_seen_the_measuring_controls_cannot_win():
     assert compared(other, one, may_win=False).outcome == "worse"
 
 
+def test_there_is_no_win_over_a_noisy_baseline_where_no_change_is_not_beaten():
+    rows = {"model": [0.5, 0.6, 0.55, 0.52], "no_change": [0.4, 0.42, 0.41, 0.4], "additive": [0.9, 0.95, 0.92, 0.9]}
+
+    def outcomes(values):
+        scores = [
+            Score(condition, name, "energy_distance", value, 10, (value,) * 10)
+            for name, row in values.items()
+            for condition, value in zip(CONDITIONS, row, strict=False)
+        ]
+        found = compare({"all": values_of(scores)}, "model", ["no_change", "additive"], may_win=True)
+        return {c.baseline: c.outcome for c in found}
+
+    assert outcomes(rows) == {"no_change": "worse", "additive": "undecided"}
+    assert outcomes(rows | {"no_change": [1.0, 1.02, 1.01, 1.0]}) == {"no_change": "better", "additive": "better"}
+
+
 def test_a_baseline_is_compared_on_shared_conditions_only():
     """Over its own conditions the baseline looks better (0.5) than the model over all of its (0.35)."""
     comparison = compared(columns([0.6, 0.1]), columns([0.5]))

@@ -73,7 +73,7 @@ def test_a_model_that_wins():
     )
     assert verdict[-1] == (
         '- "beats": the 95% interval, corrected for 4 comparisons, lies on the better side; "loses": the plain interval lies on '
-        "the worse side; on fewer than 3 conditions nothing is won"
+        "the worse side; on fewer than 3 conditions, and where no change is not beaten, nothing is won"
     )
 
 
