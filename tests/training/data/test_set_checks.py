@@ -119,7 +119,10 @@ def test_fewer_controls_than_a_set_are_warned_of_in_one_line(caplog):
     write([*CONTROLS[:2], few, ("A", "P1", "g1", 8), *B_HELD_OUT])
     opened().check_trainable()
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert said == ["cell types with fewer controls than cells in a set, whose controls repeat within it: d.B (3 for sets of 8)"]
+    assert said == [
+        "too few controls to set 8 aside (evaluation.control_fraction 0.3): training evaluate will not judge d.B",
+        "cell types with fewer controls than cells in a set, whose controls repeat within it: d.B (3 for sets of 8)",
+    ]
 
 
 def test_where_controls_are_enough_for_the_sets_there_are_nothing_is_said(caplog):
