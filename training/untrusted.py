@@ -1,0 +1,50 @@
+"""What comes from outside (a bucket, a server, a machine): which names may be written to disk, and how its text is printed."""
+
+import re
+
+from training.refusal import Refused
+
+ACCEPTED_NAME = "letters, digits and ._=-, the first a letter or a digit, at most 100 characters"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")  # as `name` in config.py
+
+
+def file_below(name: str, source: str) -> str:
+    """`name` itself, if it may be joined to a folder: a relative path that stays below it.
+
+    Args:
+        name: Name of an object or a file, with `/` between its parts.
+        source: Where it was listed; the message names it.
+
+    Raises: Refused for an empty name, an absolute one, one with an empty part, `.` or `..`, with a character that does not print,
+        or with a part longer than a file system takes (255 bytes).
+    """
+    parts = name.split("/")
+    if any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > 255 for part in parts) or not name.isprintable():
+        raise Refused(
+            f"{source}: it lists {escaped(name)!r}, which is no file below a folder (accepted: a relative path of printable "
+            "characters without the parts '', '.' and '..'); nothing was written. Rename or remove the object there"
+        )
+    return name
+
+
+def single_name(name: str, source: str) -> str:
+    """`name` itself, if it may be one folder's name, a word of a command and a line of a table: a run's or a job's.
+
+    Raises: Refused for any other.
+    """
+    if not _NAME.fullmatch(name):
+        raise Refused(f"{source}: {escaped(name)!r} is no name of a run (accepted: {ACCEPTED_NAME})")
+    return name
+
+
+def escaped(text: str, keep: str = "") -> str:
+    r"""`text` with every character that does not print (terminal escapes, line breaks, marks that turn writing round) as `\x1b`.
+
+    Args:
+        text: From outside.
+        keep: Characters that stay as they are, such as "\n\t" in a log.
+    """
+    return "".join(
+        character if character.isprintable() or character in keep else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
