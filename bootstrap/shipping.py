@@ -5,18 +5,18 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap import locked
+from bootstrap.shippable import a_few, megabytes, shippable
 from infra.refusal import Failed, Refused
 
 ROOT = Path(__file__).parent.parent
 # uv comes from the package index by way of this laptop: a machine needs no pip, no Python and no path to another download. This
 # file has its version and the hashes of its wheels; ./fab installs it from the same file where there is no uv.
 UV_PIN = Path("bootstrap/uv.txt")
-# Tokens go their own way, even where somebody has committed them; data and runs are the machine's own folders.
-_NEVER = re.compile(r"(.*/)?\.env(rc|\..*)?|data|runs|(data|runs|\.venv|\.incubator)/.*")
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,23 @@ class Code:
     files: tuple[str, ...]
     commit: str
     """`git describe`, with `+changes` where files differ from it; empty before the first commit."""
+    untracked: frozenset[str] = frozenset()
+    """Those of the files that git does not track."""
+    left_out: tuple[str, ...] = ()
+    """Folders that do not travel, each with the reason."""
 
     @property
     def listing(self) -> str:
         """A line a file."""
         return "".join(f"{name}\n" for name in self.files)
+
+    def summary(self, names: Collection[str]) -> str:
+        """How many of the files, their size, and which of them are not in git."""
+        size = sum((self.folder / name).lstat().st_size for name in names)
+        others = sorted(self.untracked.intersection(names))
+        notes = [f"{len(others)} not in git: {a_few(others)}"] if others else []
+        notes += [f"left out: {a_few(self.left_out)}"] if self.left_out else []
+        return f"{len(names)} file{'s' * (len(names) != 1)}, {megabytes(size)}" + (f" ({'; '.join(notes)})" if notes else "")
 
     @property
     def environment(self) -> str:
@@ -46,32 +58,28 @@ def code(folder: Path = ROOT) -> Code:
     Raises: Refused outside a git repository, or if requirements.lock does not allow what uv resolved; Failed if uv cannot resolve.
     """
     check_lock(folder)
+    tracked, untracked = (_listed(folder, kind) for kind in ("--cached", "--others"))
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    judged = shippable(folder, tracked, untracked)
+    files = judged.files | {"uv.lock"}
+    shipped = tuple(sorted(files, key=os.fsencode))
+    return Code(folder, shipped, described.stdout.strip(), judged.files.difference(tracked), judged.left_out)
+
+
+def _listed(folder: Path, kind: str) -> set[str]:
     try:
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        raise Refused(
-            f"{folder}: is no git repository: what goes to the machine are the files that git knows or does not ignore"
-        ) from None
-    names = {name for name in listed.split("\0") if name and not _NEVER.fullmatch(name)}
-    odd = sorted(name for name in names if "\n" in name or not name.isprintable())
-    if odd:
-        raise Refused(
-            f"{folder}: {odd[0]!r}: a file of this name cannot be brought to a machine (rename it, or have git ignore it)"
-        )
-    there = {name for name in names if (folder / name).is_symlink() or (folder / name).is_file()} | {"uv.lock"}
-    return Code(folder, tuple(sorted(there, key=os.fsencode)), described.stdout.strip())
+        done = subprocess.run(["git", "ls-files", kind, "--exclude-standard", "-z"], cwd=folder, capture_output=True)
+    except OSError:
+        raise Refused("git is not installed here (Debian, Ubuntu: apt-get install git; macOS: xcode-select --install)") from None
+    if done.returncode:
+        why = " ".join(os.fsdecode(done.stderr).split()).removeprefix("fatal: ")
+        raise Refused(f"{folder}: git cannot list the files of this folder, which are what goes to the machine ({why})")
+    return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
 
 
 def check_lock(folder: Path = ROOT) -> None:

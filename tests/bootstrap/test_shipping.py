@@ -65,13 +65,6 @@ def test_data_and_runs_are_the_machines_own_and_do_not_go_with_the_code(project)
     )
 
 
-def test_a_name_that_no_list_can_hold_is_refused(project):
-    (project / "two\nlines").touch()
-
-    with pytest.raises(Refused, match=r"two\\nlines.*cannot be brought to a machine"):
-        code(project)
-
-
 def test_a_file_that_git_knows_and_that_is_gone_does_not_go(project):
     (project / ".gitignore").unlink()
 
@@ -92,7 +85,7 @@ def test_another_dependency_is_another_environment(project):
 def test_outside_git_nothing_goes(project):
     (project / ".git").rename(project / ".no-git")
 
-    with pytest.raises(Refused, match="is no git repository"):
+    with pytest.raises(Refused, match=r"git cannot list the files of this folder.*not a git repository"):
         code(project)
 
 
