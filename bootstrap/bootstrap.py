@@ -77,6 +77,7 @@ def _wanted(
         code=str(project.folder),
         files=project.files,
         code_changes=len(changed),
+        code_summary=project.summary(changed),
         removed=removed,
         commit=project.commit,
         environment=project.environment,

@@ -5,21 +5,18 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from bootstrap import locked
+from bootstrap.shippable import a_few, megabytes, shippable
 from infra.refusal import Failed, Refused
 
 ROOT = Path(__file__).parent.parent
-# uv comes from the package index by way of this laptop: a machine needs no pip, no Python and no path to another download. The
-# hashes are of the wheels for Linux on x86_64 and aarch64.
-UV_VERSION = "0.13.8"
-UV_WHEELS = (
-    "e18a57b8b352eb7c8feb317b9f6f533c8f0ad9673fd6cf34bbe3cf1a9f6a8984",
-    "0b3e8b1a4f5e405e31e2ff33de8af4744831e9f7338539671efbd8c3c94e791d",
-)
-# Tokens go their own way, even where somebody has committed them; data and runs are the machine's own folders.
-_NEVER = re.compile(r"(.*/)?\.env(rc|\..*)?|data|runs|(data|runs|\.venv|\.incubator)/.*")
+# uv comes from the package index by way of this laptop: a machine needs no pip, no Python and no path to another download. This
+# file has its version and the hashes of its wheels; ./fab installs it from the same file where there is no uv.
+UV_PIN = Path("bootstrap/uv.txt")
 
 
 @dataclass(frozen=True)
@@ -30,11 +27,23 @@ class Code:
     files: tuple[str, ...]
     commit: str
     """`git describe`, with `+changes` where files differ from it; empty before the first commit."""
+    untracked: frozenset[str] = frozenset()
+    """Those of the files that git does not track."""
+    left_out: tuple[str, ...] = ()
+    """Folders that do not travel, each with the reason."""
 
     @property
     def listing(self) -> str:
         """A line a file."""
         return "".join(f"{name}\n" for name in self.files)
+
+    def summary(self, names: Collection[str]) -> str:
+        """How many of the files, their size, and which of them are not in git."""
+        size = sum((self.folder / name).lstat().st_size for name in names)
+        others = sorted(self.untracked.intersection(names))
+        notes = [f"{len(others)} not in git: {a_few(others)}"] if others else []
+        notes += [f"left out: {a_few(self.left_out)}"] if self.left_out else []
+        return f"{len(names)} file{'s' * (len(names) != 1)}, {megabytes(size)}" + (f" ({'; '.join(notes)})" if notes else "")
 
     @property
     def environment(self) -> str:
@@ -44,39 +53,58 @@ class Code:
 
 
 def code(folder: Path = ROOT) -> Code:
-    """Tracked files and those that git does not ignore, after uv.lock was brought up to date.
+    """Tracked files and those that git does not ignore, after uv.lock was brought up to date and compared with requirements.lock.
 
-    Raises: Refused outside a git repository; Failed if uv cannot resolve.
+    Raises: Refused outside a git repository, or if requirements.lock does not allow what uv resolved; Failed if uv cannot resolve.
     """
-    locked = subprocess.run([uv(), "lock", "--quiet"], cwd=folder, capture_output=True, text=True, env=_plain())
-    if locked.returncode:
-        raise Failed(f"uv lock: {' '.join(locked.stderr.split())}")
+    check_lock(folder)
+    tracked, untracked = (_listed(folder, kind) for kind in ("--cached", "--others"))
+    described = subprocess.run(
+        ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    judged = shippable(folder, tracked, untracked)
+    files = judged.files | {"uv.lock"}
+    shipped = tuple(sorted(files, key=os.fsencode))
+    return Code(folder, shipped, described.stdout.strip(), judged.files.difference(tracked), judged.left_out)
+
+
+def _listed(folder: Path, kind: str) -> set[str]:
     try:
-        listed = subprocess.run(
-            ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        described = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        raise Refused(
-            f"{folder}: is no git repository: what goes to the machine are the files that git knows or does not ignore"
-        ) from None
-    names = {name for name in listed.split("\0") if name and not _NEVER.fullmatch(name)}
-    odd = sorted(name for name in names if "\n" in name or not name.isprintable())
-    if odd:
-        raise Refused(
-            f"{folder}: {odd[0]!r}: a file of this name cannot be brought to a machine (rename it, or have git ignore it)"
-        )
-    there = {name for name in names if (folder / name).is_symlink() or (folder / name).is_file()} | {"uv.lock"}
-    return Code(folder, tuple(sorted(there, key=os.fsencode)), described.stdout.strip())
+        done = subprocess.run(["git", "ls-files", kind, "--exclude-standard", "-z"], cwd=folder, capture_output=True)
+    except OSError:
+        raise Refused("git is not installed here (Debian, Ubuntu: apt-get install git; macOS: xcode-select --install)") from None
+    if done.returncode:
+        why = " ".join(os.fsdecode(done.stderr).split()).removeprefix("fatal: ")
+        raise Refused(f"{folder}: git cannot list the files of this folder, which are what goes to the machine ({why})")
+    return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
+
+
+def check_lock(folder: Path = ROOT) -> None:
+    """Compare what uv resolves with requirements.lock; from then on this process's uv takes the uv.lock that was compared.
+
+    Raises: Refused if they differ; Failed if uv cannot resolve.
+    """
+    try:
+        locked.check(str(uv()), folder)
+    except locked.Unlocked as problem:
+        raise Refused(str(problem)) from None
+    except locked.Unresolved as problem:
+        raise Failed(str(problem)) from None
+    os.environ["UV_FROZEN"] = "1"
+
+
+def uv_version() -> str:
+    """The pinned version of uv.
+
+    Raises: Failed if its file has none.
+    """
+    pinned = re.match(r"uv==([\w.]+)", (ROOT / UV_PIN).read_text())
+    if not pinned:
+        raise Failed(f"{UV_PIN}: begins with no uv==VERSION (to get it back: git checkout {UV_PIN})")
+    return pinned[1]
 
 
 def uv_binary(arch: str) -> Path:
@@ -84,17 +112,14 @@ def uv_binary(arch: str) -> Path:
 
     Raises: Failed if the package index cannot be reached, or hands out something else.
     """
-    folder = ROOT / ".tools" / f"uv-{UV_VERSION}-{arch}"
+    folder = ROOT / ".tools" / f"uv-{uv_version()}-{arch}"
     binary = folder / "bin" / "uv"
     if not (folder / ".complete").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        wanted = folder / "requirements.txt"
-        wanted.write_text(f"uv=={UV_VERSION} " + " ".join(f"--hash=sha256:{sha256}" for sha256 in UV_WHEELS) + "\n")
         words = [str(uv()), "pip", "install", "--quiet", "--target", str(folder), "--python-platform", f"{arch}-unknown-linux-gnu"]
-        words += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--no-config", "--reinstall", "-r", str(wanted)]
+        words += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--no-config", "--reinstall", "-r", str(UV_PIN)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=_plain())
         if done.returncode:
-            raise Failed(f"uv {UV_VERSION} for {arch} could not be brought: {' '.join(done.stderr.split())}")
+            raise Failed(f"uv {uv_version()} for {arch} could not be downloaded: {' '.join(done.stderr.split())}")
         (folder / ".complete").touch()
     return binary
 

@@ -77,6 +77,8 @@ class Wanted:
     local_data: tuple[LocalData, ...]
     sources: str
     """JSON of the data that the machine brings itself; empty if it has them."""
+    code_summary: str = ""
+    """Of the files that differ: how many, their size, and which git does not track."""
 
     @property
     def listing(self) -> str:
@@ -136,7 +138,7 @@ def code(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     if wanted.code_changes:
         yield Command("code: begun", f"rm -f {there}/.shipped")
         yield Copy(
-            f"code: {wanted.code_changes} files",
+            f"code: {wanted.code_summary or wanted.code_changes}",
             f"{wanted.code}/",
             f":{facts.root}/code/",
             ("-lpz", "--checksum", "--force"),

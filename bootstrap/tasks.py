@@ -15,7 +15,7 @@ from bootstrap import runs
 from bootstrap.bootstrap import bootstrap as make_ready
 from bootstrap.connection import Host, connect
 from bootstrap.machine import FOLDER_VARIABLE, HOST_VARIABLE, machine_of
-from bootstrap.shipping import ROOT, uv
+from bootstrap.shipping import ROOT, check_lock, uv
 from bootstrap.table import table
 from infra.refusal import Refused, plain_refusals
 
@@ -40,6 +40,7 @@ RUN = {"run": "name of the run (default: the only one, or the only one that live
 @plain_refusals
 def demo(c: Context) -> None:
     """Simulate a small screen, train on it, predict its held-out cells and judge them: minutes on a CPU."""
+    check_lock()
     training = f"{_uv()} run --group training training"
     run(c, "rm -rf runs/demo_data")  # of an earlier demo: `simulate` overwrites nothing
     run(c, f"{training} simulate runs/demo_data/demo.h5ad")
@@ -56,6 +57,7 @@ def demo(c: Context) -> None:
 @plain_refusals
 def check(c: Context, cloud: bool = False) -> None:
     """Run every check and test; all run whatever fails, and a table ends it."""
+    check_lock()
     run(c, f"{_uv()} sync --inexact --all-groups")
     rows = []
     for name, command in CHECKS.items():
@@ -67,6 +69,13 @@ def check(c: Context, cloud: bool = False) -> None:
     print("\n" + "\n".join(f"{name:<14}{result:<8}{seconds:>10}" for name, result, seconds in rows))
     if any(result != "ok" for _, result, _ in rows):
         raise Exit(code=1)
+
+
+@task
+@plain_refusals
+def lock(c: Context) -> None:
+    """Renew requirements.lock after a change in pyproject.toml: the versions and hashes that every installation must have."""
+    run(c, "./fab lock")
 
 
 @task(

@@ -1,5 +1,7 @@
 """`./fab` on machines that lack one thing or another. The shell, venv and pip are real; what is missing is left out of the PATH."""
 
+import hashlib
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from bootstrap.shipping import uv_version
+
 ROOT = Path(__file__).parent.parent
-UV = '#!/bin/sh\necho "in $(pwd)"\nfor word in "$@"; do echo "[$word]"; done\n'
-"""Stands in for uv: shows where it runs and each word it was given."""
+UV = """#!/bin/sh
+case "$*" in "cache dir" | *bootstrap/locked.py*) exit 0 ;; esac
+echo "in $(pwd), frozen: $UV_FROZEN"
+for word in "$@"; do echo "[$word]"; done
+"""
+"""Stands in for uv: the lock is as it should be; of what else it is called for it shows where it runs and each word."""
 
 Fab = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -35,10 +43,11 @@ def bin_dir(tmp_path) -> Path:
 
 @pytest.fixture
 def root(tmp_path) -> Path:
-    """A repository with nothing in it but the launcher."""
+    """A repository with nothing in it but the launcher and the pin of uv."""
     folder = tmp_path / "a house"
-    folder.mkdir()
+    (folder / "bootstrap").mkdir(parents=True)
     shutil.copy(ROOT / "fab", folder)
+    shutil.copy(ROOT / "bootstrap/uv.txt", folder / "bootstrap")
     return folder
 
 
@@ -73,13 +82,41 @@ def test_words_go_to_uv_as_they_were_typed(fab, bin_dir, root):
     done = fab("train", "--config", "two words", "*", "")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [f"in {root}", "[run]", "[fab]", "[train]", "[--config]", "[two words]", "[*]", "[]"]
+    assert done.stdout.splitlines() == [
+        f"in {root}, frozen: 1",
+        "[run]",
+        "[fab]",
+        "[train]",
+        "[--config]",
+        "[two words]",
+        "[*]",
+        "[]",
+    ]
 
 
 def test_the_exit_code_is_the_one_of_the_task(fab, bin_dir):
-    script(bin_dir / "uv", '#!/bin/sh\n[ "$1" = --version ] || exit 7\n')
+    script(bin_dir / "uv", '#!/bin/sh\n[ "$*" != "run fab demo" ] || exit 7\n')
 
     assert fab("demo").returncode == 7
+
+
+def test_a_lock_that_is_not_as_it_should_be_ends_it_before_anything_is_installed(fab, bin_dir):
+    script(
+        bin_dir / "uv", UV.replace("*bootstrap/locked.py*)", "nothing)").replace("#!/bin/sh", "#!/bin/sh\n[ $1 != run ] || exit 2")
+    )
+
+    done = fab("demo")
+
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_to_renew_the_lock_nothing_is_installed(fab, bin_dir):
+    script(bin_dir / "uv", '#!/bin/sh\necho "$*"\n')
+
+    lines = fab("lock").stdout.splitlines()
+
+    assert len(lines) == 1
+    assert lines[0].endswith("python -I -S bootstrap/locked.py " + str(bin_dir / "uv") + " lock")
 
 
 def test_works_from_elsewhere_and_through_a_symlink(fab, bin_dir, root, tmp_path):
@@ -87,7 +124,7 @@ def test_works_from_elsewhere_and_through_a_symlink(fab, bin_dir, root, tmp_path
     (tmp_path / "link").symlink_to(root / "fab")
 
     for as_typed in (str(root / "fab"), "./link"):
-        assert fab("demo", as_typed=as_typed, cwd=tmp_path).stdout.startswith(f"in {root}\n")
+        assert fab("demo", as_typed=as_typed, cwd=tmp_path).stdout.startswith(f"in {root}, ")
 
 
 def test_a_uv_that_does_not_run_gives_way_to_the_one_in_tools(fab, bin_dir, root):
@@ -132,28 +169,59 @@ def test_without_a_network(fab, root):
     done = fab("demo", PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="0")
 
     assert_gave_up(
-        done, root, "pip could not fetch uv from the package index (see above: no network, a proxy?); or install uv yourself."
+        done,
+        root,
+        "pip could not install uv with the hashes of bootstrap/uv.txt (see above: no network, a proxy?); or install uv yourself.",
     )
-    assert "uv==0.13.8" in done.stderr
+    assert f"uv=={uv_version()}" in done.stderr
+
+
+def index_with_uv(folder: Path, root: Path) -> dict[str, str]:
+    """Make a package index in a folder, with one uv that the launcher's pin accepts.
+
+    Returns: what makes pip use it.
+    """
+    path = folder / f"uv-{uv_version()}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        info = f"uv-{uv_version()}.dist-info"
+        executable = zipfile.ZipInfo(f"uv-{uv_version()}.data/scripts/uv")
+        executable.external_attr = 0o100755 << 16
+        wheel.writestr(executable, UV)
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: uv\nVersion: {uv_version()}\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    (root / "bootstrap/uv.txt").write_text(f"uv=={uv_version()} --hash=sha256:{sha256}\n")
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(folder)}
 
 
 @pytest.mark.usefixtures("real_python")
-def test_brings_the_pinned_uv_once(fab, bin_dir, root, tmp_path):
-    with zipfile.ZipFile(tmp_path / "uv-0.13.8-py3-none-any.whl", "w") as wheel:  # a package index in a folder
-        executable = zipfile.ZipInfo("uv-0.13.8.data/scripts/uv")
-        executable.external_attr = 0o100755 << 16
-        wheel.writestr(executable, UV)
-        wheel.writestr("uv-0.13.8.dist-info/METADATA", "Metadata-Version: 2.1\nName: uv\nVersion: 0.13.8\n")
-        wheel.writestr("uv-0.13.8.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: py3-none-any\n")
-        wheel.writestr("uv-0.13.8.dist-info/RECORD", "")
+def test_installs_the_pinned_uv_once(fab, bin_dir, root, tmp_path):
+    pip = index_with_uv(tmp_path, root)
     (bin_dir / "python3").rename(bin_dir / "python3.12")
     script(bin_dir / "python3", "#!/bin/sh\nexit 1\n")  # too old; the newer one beside it is found
     script(root / ".tools/uv/bin/python", "left by an install that was interrupted")
 
-    first = fab("demo", PIP_NO_INDEX="1", PIP_FIND_LINKS=str(tmp_path))
+    first = fab("demo", **pip)
     (bin_dir / "python3.12").unlink()
     second = fab("demo")
 
     assert first.returncode == 0, first.stderr
-    assert first.stdout == second.stdout == f"in {root}\n[run]\n[fab]\n[demo]\n"
-    assert (first.stderr, second.stderr) == ("fab: there is no uv here; bringing one into .tools/\n", "")
+    assert first.stdout == second.stdout == f"in {root}, frozen: 1\n[run]\n[fab]\n[demo]\n"
+    assert (first.stderr, second.stderr) == ("fab: no uv here that this project accepts; downloading one into .tools/\n", "")
+
+
+@pytest.mark.usefixtures("real_python")
+def test_a_uv_with_another_hash_is_not_installed(fab, root, tmp_path):
+    pip = index_with_uv(tmp_path, root)
+    pin = root / "bootstrap/uv.txt"
+    pin.write_text(re.sub(r"sha256:\w{64}", f"sha256:{'0' * 64}", pin.read_text()))
+
+    done = fab("demo", **pip)
+
+    assert_gave_up(
+        done,
+        root,
+        "pip could not install uv with the hashes of bootstrap/uv.txt (see above: no network, a proxy?); or install uv yourself.",
+    )
+    assert "DO NOT MATCH THE HASHES" in done.stderr

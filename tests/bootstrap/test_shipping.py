@@ -1,5 +1,6 @@
 """What goes to the machine: the files that git knows or does not ignore, uv as it was pinned, tokens apart."""
 
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap import shipping
-from bootstrap.shipping import UV_VERSION, code, sha256_of, uv_binary
+from bootstrap.shipping import UV_PIN, code, sha256_of, uv_binary, uv_version
 from bootstrap.tokens import env_file, tokens
 from infra.refusal import Failed, Refused
 
@@ -15,15 +16,18 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "cells"\nversion = "0"\nrequires-python = ">=3.11"\n')
     (tmp_path / ".gitignore").write_text("uv.lock\n/runs/\n.env\n")
+    (tmp_path / "requirements.lock").touch()
+    monkeypatch.setenv("UV_FROZEN", "1")  # so that it is put back after the test
+    monkeypatch.delenv("UV_FROZEN")
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "big").touch()
     (tmp_path / ".env").write_text("HF_TOKEN=hf_secret\n")
     (tmp_path / "my split.toml").touch()
     git(tmp_path, "init", "--quiet")
-    git(tmp_path, "add", "pyproject.toml", ".gitignore")
+    git(tmp_path, "add", "pyproject.toml", "requirements.lock", ".gitignore")
     git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "--quiet", "-m", "first")
     return tmp_path
 
@@ -35,7 +39,7 @@ def git(folder: Path, *words: str) -> None:
 def test_tracked_and_not_ignored_files_go_and_the_lock_with_them(project):
     found = code(project)
 
-    assert found.files == (".gitignore", "my split.toml", "pyproject.toml", "uv.lock")
+    assert found.files == (".gitignore", "my split.toml", "pyproject.toml", "requirements.lock", "uv.lock")
     assert re.fullmatch(r"[0-9a-f]{40}", found.commit)
 
 
@@ -51,14 +55,14 @@ def test_data_and_runs_are_the_machines_own_and_do_not_go_with_the_code(project)
         (project / name).touch()
     (project / ".gitignore").write_text("uv.lock\n")
 
-    assert code(project).files == (".gitignore", "my split.toml", "my/data/notes.txt", "pyproject.toml", "uv.lock")
-
-
-def test_a_name_that_no_list_can_hold_is_refused(project):
-    (project / "two\nlines").touch()
-
-    with pytest.raises(Refused, match=r"two\\nlines.*cannot be brought to a machine"):
-        code(project)
+    assert code(project).files == (
+        ".gitignore",
+        "my split.toml",
+        "my/data/notes.txt",
+        "pyproject.toml",
+        "requirements.lock",
+        "uv.lock",
+    )
 
 
 def test_a_file_that_git_knows_and_that_is_gone_does_not_go(project):
@@ -81,19 +85,28 @@ def test_another_dependency_is_another_environment(project):
 def test_outside_git_nothing_goes(project):
     (project / ".git").rename(project / ".no-git")
 
-    with pytest.raises(Refused, match="is no git repository"):
+    with pytest.raises(Refused, match=r"git cannot list the files of this folder.*not a git repository"):
         code(project)
 
 
 def test_what_uv_cannot_resolve_is_told(project):
     (project / "pyproject.toml").write_text("[project\n")
 
-    with pytest.raises(Failed, match=r"^uv lock: .*pyproject\.toml"):
+    with pytest.raises(Failed, match=r"^uv export: .*pyproject\.toml"):
         code(project)
 
 
-def test_uv_is_the_one_that_fab_brings():
-    assert f"uv=={UV_VERSION} " in (ROOT / "fab").read_text() + " "
+def test_a_lock_that_is_not_the_committed_one_does_not_go(project):
+    (project / "requirements.lock").unlink()
+
+    with pytest.raises(Refused, match=r"requirements\.lock: is missing"):
+        code(project)
+
+
+def test_after_the_check_uv_takes_the_lock_that_was_checked(project):
+    code(project)
+
+    assert os.environ["UV_FROZEN"] == "1"
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
@@ -107,11 +120,30 @@ def test_uv_comes_for_each_machine_and_is_pinned_by_hash(arch):
 
 def test_a_uv_with_another_hash_is_not_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("UV", str(shipping.uv()))
-    monkeypatch.setattr(shipping, "UV_WHEELS", ("0" * 64,))
     monkeypatch.setattr(shipping, "ROOT", tmp_path)
+    (tmp_path / UV_PIN).parent.mkdir()
+    (tmp_path / UV_PIN).write_text(f"uv==0.13.8 --hash=sha256:{'0' * 64}\n")
 
-    with pytest.raises(Failed, match=rf"uv {UV_VERSION} for x86_64 could not be brought: .*[Hh]ash"):
+    with pytest.raises(Failed, match=r"uv 0\.13\.8 for x86_64 could not be downloaded: .*[Hh]ash"):
         uv_binary("x86_64")
+
+
+@pytest.mark.parametrize(
+    "platform", ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu", "aarch64-apple-darwin", "x86_64-apple-darwin"]
+)
+def test_uv_is_pinned_for_laptops_and_machines(platform):
+    words = [str(shipping.uv()), "pip", "install", "--dry-run", "--quiet", "--python-platform", platform, "--require-hashes"]
+
+    subprocess.run([*words, "--only-binary", ":all:", "--no-config", "--reinstall", "-r", UV_PIN], cwd=ROOT, check=True)
+
+
+def test_a_pin_of_uv_without_a_version_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipping, "ROOT", tmp_path)
+    (tmp_path / UV_PIN).parent.mkdir()
+    (tmp_path / UV_PIN).write_text("<<<<<<< HEAD\n")
+
+    with pytest.raises(Failed, match=r"^bootstrap/uv\.txt: begins with no uv==VERSION"):
+        uv_version()
 
 
 def test_tokens_are_those_that_are_known_and_all_of_dot_env(tmp_path, monkeypatch):
