@@ -1,4 +1,4 @@
-"""What every test starts from and leaves behind: seeds, environment, logging, torch. Tests marked `gpu` need a CUDA device."""
+"""What every test starts from and leaves behind: seeds, environment, logging, torch. And which tests a machine leaves out."""
 
 import logging
 import os
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
+from tests.tools.programs import closing_line, require
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +36,19 @@ def same_start() -> Iterator[None]:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip `gpu` tests where there is no GPU."""
+    """Skip `gpu` tests where there is no GPU, and tests that need a program where it is missing."""
+    for marker in item.iter_markers("needs"):
+        require(*marker.args)
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch sees none here")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with one line on what was left out for want of programs, and how to have it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker of xdist
+        return
+    reports = reporter.stats.get("skipped", [])
+    line = closing_line(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
+    if line is not None:
+        reporter.write_line(line)

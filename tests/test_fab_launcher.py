@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.programs import require
+
 ROOT = Path(__file__).parent.parent
 UV = '#!/bin/sh\necho "in $(pwd)"\nfor word in "$@"; do echo "[$word]"; done\n'
 """Stands in for uv: shows where it runs and each word it was given."""
@@ -56,7 +58,7 @@ def fab(root, bin_dir) -> Fab:
 @pytest.fixture
 def real_python(bin_dir) -> None:
     """Put this Python on the PATH."""
-    pytest.importorskip("ensurepip", reason="this Python cannot make virtual environments, so the launcher cannot either")
+    require("ensurepip")
     script(bin_dir / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
 
