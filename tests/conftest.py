@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.tools.programs import closing_line, require
+from tests.tools import programs
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +35,12 @@ def same_start() -> Iterator[None]:
         logging.root.removeHandler(handler)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests marked `needs`, and the last line on those that were left out."""
+    config.pluginmanager.register(programs)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip `gpu` tests where there is no GPU, and tests that need a program where it is missing."""
-    for marker in item.iter_markers("needs"):
-        require(*marker.args)
+    """Skip `gpu` tests where there is no GPU."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device, and torch sees none here")
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    """End with one line on what was left out for want of programs, and how to have it."""
-    reporter = config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None:  # a worker of xdist
-        return
-    reports = reporter.stats.get("skipped", [])
-    line = closing_line(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
-    if line is not None:
-        reporter.write_line(line)

@@ -142,5 +142,22 @@ def install() -> None:
             print(f"apt-get {shlex.join(words)} failed: {why[-1]}", file=sys.stderr)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test marked `needs` where one of the programs is missing."""
+    for marker in item.iter_markers("needs"):
+        require(*marker.args)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End with one line on what was left out for want of programs, and how to have it."""
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None:  # a worker of xdist
+        return
+    reports = reporter.stats.get("skipped", [])
+    line = closing_line(report.longrepr[2] for report in reports if isinstance(report.longrepr, tuple))
+    if line is not None:
+        reporter.write_line(line)
+
+
 if __name__ == "__main__":
     install()
