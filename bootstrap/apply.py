@@ -23,7 +23,7 @@ def apply(host: Host, actions: Iterable[Action]) -> int:
         print(f"-> {action.does}", flush=True)
         start = time.monotonic()
         if isinstance(action, Command):
-            code = host.show(action.shell, action.stdin)
+            code = host.show(action.shell, action.stdin).code
             if code:
                 raise Failed(
                     f"{host.machine.label}: {action.does}: ended with exit code {code} (see above); the same command goes on there"

@@ -119,7 +119,7 @@ def bootstrap(
         **MACHINE,
         "run": "run file, such as configs/runs/demo.yaml",
         "set": "KEY=VALUE laid over it; may be repeated",
-        "bucket": "gs://BUCKET or file:///FOLDER for the results of a machine that no stack rents",
+        "bucket": "results of a machine that no stack rents: gs://BUCKET, or file:///FOLDER, an existing folder of that machine",
         "systemd": "start it as a systemd unit (needs sudo there) instead of under nohup",
     },
     iterable=["set"],
@@ -183,7 +183,7 @@ def stop(c: Context, run: str | None = None, stack: str | None = None, host: str
         **MACHINE,
         **RUN,
         "into": "folder here (default: runs)",
-        "bucket": "from this bucket instead of the machine: gs://BUCKET; needs --run",
+        "bucket": "instead of the machine: gs://BUCKET, or file:///FOLDER of this laptop; without --run it lists the runs",
     }
 )
 @plain_refusals
@@ -200,8 +200,8 @@ def pull(
     if bucket is None:
         results.pull(_host(stack, host, folder), run, Path(into))
         return
-    if run is None or stack or host:
-        raise Refused(f"--bucket {bucket}: needs --run NAME, and no machine")
+    if stack or host or folder:
+        raise Refused(f"--bucket {bucket}: needs no machine; leave out {'--stack' if stack else '--host' if host else '--folder'}")
     results.pull_from_bucket(bucket, run, Path(into))
 
 

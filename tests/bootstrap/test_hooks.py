@@ -32,7 +32,7 @@ def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
     subprocess.run(["sh", root / "boot-hook"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
     called = (tmp_path / "called").read_text().splitlines()
-    assert called == [f"sudo -n swapon {root}/swapfile", f"-m training.supervision --root {root} boot"]
+    assert called == [f"sudo -n swapon {root}/swapfile", f"-P -m training.supervision --root {root} boot"]
 
 
 @pytest.mark.needs("systemd-analyze")
