@@ -46,7 +46,8 @@ def fab(house) -> Callable[..., Done]:
         uv.parent.mkdir()
         below.mkdir()
         uv.write_text(
-            f'#!/bin/sh\n[ "$1" = export ] && exit\necho "$PWD: $*" >>"{notes}"\necho "{prints}"\ncase "$*" in *"{failing}"*) exit 3 ;; esac\n'
+            f'#!/bin/sh\n[ "$1" = export ] && exit\necho "$PWD: $*" >>"{notes}"\necho "{prints}"\n'
+            f'case "$*" in *"{failing}"*) exit 3 ;; esac\n'
         )
         uv.chmod(0o755)
         done = subprocess.run(
