@@ -25,7 +25,7 @@ def apply(host: Host, actions: Iterable[Action]) -> int:
         print(f"-> {action.does}{note}", flush=True)
         start = time.monotonic()
         if isinstance(action, Command):
-            code = _sync(host, action) if action.is_sync else host.show(action.shell, action.stdin)
+            code = _sync(host, action) if action.is_sync else host.show(action.shell, action.stdin).code
             if code:
                 raise Failed(
                     f"{host.machine.label}: {action.does}: ended with exit code {code} (see above); the same command goes on there"

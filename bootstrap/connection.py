@@ -6,18 +6,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from textwrap import shorten
 
 from bootstrap.machine import Machine
 from bootstrap.ssh_config import write_ssh_config
+from bootstrap.streams import Answer, capture, show
 from infra.refusal import Failed, Refused
+from training.untrusted import escaped
 
 BOOT_SECONDS = 300  # an L4 VM answers 20 to 120 seconds after its creation
 BOX_SECONDS = 30
 LOST = 255  # ssh's own exit code; no command of ours ends so
+
+# fab's own connections need no forwarding of ports and no escape character; a person's (`ssh -F`) may have both.
+_OURS = ("-o", "LogLevel=ERROR", "-o", "ClearAllForwardings=yes", "-o", "EscapeChar=none")
 
 # What does not heal by waiting: (pattern of ssh's words, what to do).
 _FINAL = (
@@ -36,15 +40,6 @@ class Vanished(Failed):
     """What was copied was removed there meanwhile; the rest has come."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """How a command on the machine ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-
 class Host:
     """A machine that answers."""
 
@@ -58,26 +53,25 @@ class Host:
         Raises: Failed if the connection is lost, or after `seconds`.
         """
         try:
-            done = subprocess.run(
-                self.ssh(command), input=stdin, capture_output=True, encoding="utf-8", errors="replace", timeout=seconds
-            )
+            answer = capture(self.ssh(command), stdin, seconds)
         except subprocess.TimeoutExpired:
             raise Failed(f"{self.machine.label}: not done within {seconds:g} seconds") from None
-        if done.returncode == LOST:
-            raise self.lost(done.stderr)
-        return Answer(done.returncode, done.stdout, done.stderr)
+        except Failed as failure:
+            raise Failed(f"{self.machine.label}: {failure}") from None
+        if answer.code == LOST:
+            raise self.lost(answer.err)
+        return answer
 
-    def show(self, command: str, stdin: str = "") -> int:
-        """Run a command whose output goes to the terminal.
+    def show(self, command: str, stdin: str | None = "", options: tuple[str, ...] = ()) -> Answer:
+        """Run a command whose output goes to the terminal, with what does not print escaped.
 
-        Returns: its exit code.
+        Returns: its exit code, and the end of its standard error.
         Raises: Failed if the connection is lost.
         """
-        sys.stdout.flush()
-        done = subprocess.run(self.ssh(command), input=stdin, text=True)
-        if done.returncode == LOST:
+        answer = show(self.ssh(command, *options), stdin)
+        if answer.code == LOST:
             raise self.lost("")
-        return done.returncode
+        return answer
 
     def ssh(self, command: str, *options: str) -> list[str]:
         """The words that run a command on the machine; ssh hands it to the login shell, so it is wrapped for one that is no sh."""
@@ -96,37 +90,36 @@ class Host:
         """
         words = self.rsync(source, to, *options, files=files)
         try:
-            done = subprocess.run(
-                words, input=None if files is None else "".join(f"{name}\0" for name in files),
-                stdin=subprocess.DEVNULL if files is None else None, capture_output=True, encoding="utf-8", errors="replace",
-            )  # fmt: skip
+            answer = capture(words, None if files is None else "".join(f"{name}\0" for name in files))
         except FileNotFoundError:
             raise Refused("rsync is not installed here (macOS: brew install rsync; Debian: apt-get install rsync)") from None
-        if done.returncode:
-            raise self.copy_failed(done.returncode, done.stderr)
-        return done.stdout
+        except Failed as failure:
+            raise Failed(f"{self.machine.label}: rsync: {failure}") from None
+        if answer.code:
+            raise self.copy_failed(answer.code, answer.err)
+        return answer.out
 
     def copy_failed(self, code: int, said: str) -> Exception:
         """What rsync's exit code means."""
         if re.search(r"rsync: (command )?not found|rsync: No such file", said) or code == 127:
             return Refused(f"{self.machine.label}: rsync is not installed there (Debian, Ubuntu: sudo apt-get install rsync)")
         if "No space left on device" in said:
-            return Failed(f"{self.machine.label}: the disk is full: {_in_a_line(said)}")
+            return Failed(f"{self.machine.label}: the disk is full: {in_a_line(said)}")
         if code == 1:  # usage: the rsync 2.6.9 and the openrsync of macOS know fewer options
-            return Refused(f"rsync here is too old ({_in_a_line(said)}); needed: 3.1 or newer (macOS: brew install rsync)")
+            return Refused(f"rsync here is too old ({in_a_line(said)}); needed: 3.1 or newer (macOS: brew install rsync)")
         if code in (10, 12, 20, 30, 35, LOST):
             return self.lost(said)
         if code == 24 or (code == 23 and "No such file or directory" in said):
-            return Vanished(f"{self.machine.label}: files were removed there during the copy: {_in_a_line(said)}")
-        return Failed(f"{self.machine.label}: rsync failed: {_in_a_line(said)}")
+            return Vanished(f"{self.machine.label}: files were removed there during the copy: {in_a_line(said)}")
+        return Failed(f"{self.machine.label}: rsync failed: {in_a_line(said)}")
 
     def lost(self, said: str) -> Failed:
         """A connection that broke off: nothing is half-done that the same command does not mend."""
-        why = _in_a_line(said) or "no answer"
+        why = in_a_line(said) or "no answer"
         return Failed(f"{self.machine.label}: the connection was lost ({why}); the same command goes on where it stopped")
 
     def _ssh(self) -> list[str]:
-        return ["ssh", "-F", str(self.ssh_config), "-o", "LogLevel=ERROR", *_asking()]
+        return ["ssh", "-F", str(self.ssh_config), *_OURS, *_asking()]
 
 
 def connect(machine: Machine, seconds: float | None = None) -> Host:
@@ -145,10 +138,10 @@ def connect(machine: Machine, seconds: float | None = None) -> Host:
         waited = time.monotonic() - start
         _refuse_for_good(host, said, is_booting=machine.is_rented and waited < limit / 2)
         if waited > limit:
-            raise Failed(f"{machine.label} does not answer after {waited:.0f} seconds: {_in_a_line(said)}")
+            raise Failed(f"{machine.label} does not answer after {waited:.0f} seconds: {in_a_line(said)}")
         if waited < 3 or time.monotonic() - told > 10:
             told = time.monotonic()
-            print(f"waiting for {machine.label}: {_in_a_line(said)} ({waited:.0f} of at most {limit:.0f} s)", flush=True)
+            print(f"waiting for {machine.label}: {in_a_line(said)} ({waited:.0f} of at most {limit:.0f} s)", flush=True)
         time.sleep(min(3.0, limit / 10))
 
 
@@ -181,9 +174,9 @@ def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
     known_hosts = offending[1] if offending else host.ssh_config.with_name("known_hosts")
     for pattern, advice in _FINAL:
         if pattern.search(said):
-            raise Refused(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({_in_a_line(said)})")
+            raise Refused(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({in_a_line(said)})")
     if _REFUSED_KEY.search(said) and not is_booting:  # keys and accounts come to a new VM some seconds after sshd
-        raise Refused(f"{host.machine.label}: {_KEY_ADVICE} ({_in_a_line(said)})")
+        raise Refused(f"{host.machine.label}: {_KEY_ADVICE} ({in_a_line(said)})")
 
 
 def _asking() -> list[str]:
@@ -191,6 +184,7 @@ def _asking() -> list[str]:
     return [] if sys.stdin is not None and sys.stdin.isatty() else ["-o", "BatchMode=yes"]
 
 
-def _in_a_line(said: str) -> str:
+def in_a_line(said: str, width: int = 300) -> str:
+    """What a program or a machine printed, as a part of a message."""
     lines = [line.strip() for line in said.splitlines() if line.strip(" @\r")]
-    return shorten(" ".join(lines).replace("kex_exchange_identification: ", ""), 300, placeholder=" ...")
+    return shorten(escaped(" ".join(lines)).replace("kex_exchange_identification: ", ""), width, placeholder=" ...")

@@ -1,11 +1,17 @@
-"""What the machine says of itself: one script asks it all at once, and steps are decided on the laptop."""
+"""What the machine says of itself: one script asks it all at once, and steps are decided on the laptop.
+
+The script comes from here, so both ends are of one version; what it reads there (idle.json, .shipped) may be older or newer.
+"""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated
 
-from bootstrap.connection import Host
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from bootstrap.connection import Host, in_a_line
 from infra.outputs import DATA
-from infra.refusal import Failed
+from infra.refusal import Failed, Refused
+from training.protocol import Count, Line, brief
 
 # POSIX sh, and nothing but what every Linux has. `$root` is where everything of ours lies.
 _SCRIPT = f"""
@@ -49,52 +55,75 @@ true
 """
 
 
+def _is_root(path: str) -> str:
+    """Everything of ours lies below it, and it becomes a word of commands and a line of a systemd unit."""
+    parts = path.split("/")[1:]
+    if not path.startswith("/") or len(path) > 1000 or not path.isprintable() or any(part in (".", "..") for part in parts):
+        raise ValueError("is no folder (accepted: an absolute path without the parts '.' and '..')")
+    return path
+
+
+Root = Annotated[str, AfterValidator(_is_root)]
+Word = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@-]{0,63}$")]
+"""As `uname -m` prints: it becomes a part of a path of this laptop."""
+Code = Annotated[int, Field(ge=0, le=255)]
+
+
 @dataclass(frozen=True)
 class Facts:
-    """Of a machine. Texts are empty, and answers False, where there is nothing.
+    """Of a machine. Texts are empty, and answers False, where there is nothing; a value that cannot be is refused.
 
     Units: `_kib` KiB. `uv`, `code`, `tokens` (after its mode) and `hooks` (two) are SHA-256; `environment` is what `uv sync` last
     brought, `idle` the text of idle.json or `never`, `nvidia_smi` a line a GPU: name, driver, memory.
     """
 
-    root: str
-    system: str = "Linux"
-    arch: str = "x86_64"
-    user: str = ""
+    root: Root
+    system: Line = "Linux"
+    arch: Word = "x86_64"
+    user: Line = ""
     is_mounted: bool = False
     is_writable: bool = False
-    free_kib: int = 0
-    swap_kib: int = 0
-    memory_kib: int = 0
+    free_kib: Count = 0
+    swap_kib: Count = 0
+    memory_kib: Count = 0
     has_nvidia_card: bool = False
-    nvidia_smi_code: int | None = None
-    nvidia_smi: str = ""
-    rsync: str = ""
-    gcloud: str = ""
-    crontab: str = ""
-    systemctl: str = ""
+    nvidia_smi_code: Code | None = None
+    nvidia_smi: Line = ""
+    rsync: Line = ""
+    gcloud: Line = ""
+    crontab: Line = ""
+    systemctl: Line = ""
     may_sudo: bool = False
-    uv: str = ""
-    code: str = ""
-    commit: str = ""
-    environment: str = ""
-    folders: str = ""
-    links: str = ""
-    tokens: str = ""
-    hooks: str = ""
-    swapfile_kib: int = 0
+    uv: Line = ""
+    code: Line = ""
+    commit: Line = ""
+    environment: Line = ""
+    folders: Line = ""
+    links: Line = ""
+    tokens: Line = ""
+    hooks: Line = ""
+    swapfile_kib: Count = 0
     is_in_crontab: bool = False
-    living: str = ""
+    living: Line = ""
     """Names of the runs whose supervisor lives."""
-    idle: str = ""
+    idle: Line = ""
     is_guarded: bool = False
 
     @classmethod
     def of(cls, printed: str) -> "Facts":
-        """From what the script printed; other lines (a greeting of the shell) are passed over."""
-        told = dict(line.split("\t", 1) for line in printed.splitlines() if "\t" in line)
-        kinds = {field.name: field.type for field in fields(cls)}
-        return cls(**{key: _value(kinds[key], text.strip()) for key, text in told.items() if key in kinds and text.strip()})
+        """From what the script printed; other lines (a greeting of the shell) are passed over.
+
+        Raises: Refused naming the fact that cannot be.
+        """
+        told = dict(line.split("\t", 1) for line in printed.split("\n") if "\t" in line)
+        kinds = {field.name: "bool" in str(field.type) for field in fields(cls)}
+        values = {key: text.strip() for key, text in told.items() if key in kinds and text.strip()}
+        try:
+            return TypeAdapter(cls).validate_python({key: text == "yes" if kinds[key] else text for key, text in values.items()})
+        except ValidationError as error:
+            found = error.errors(include_url=False)[0]
+            name = ".".join(str(part) for part in found["loc"])
+            raise Refused(f"{name}: {brief(found['input'])}: {brief(found['msg'], 240)}") from None
 
 
 def ask(host: Host) -> Facts:
@@ -106,11 +135,10 @@ def ask(host: Host) -> Facts:
     root = f'root="$HOME{folder[1:]}"' if folder.startswith("~/") else f"root={folder}"
     answer = host.ask(f"{root}\n{_SCRIPT}")
     if answer.code or "\t" not in answer.out:
-        raise Failed(f"{host.machine.label}: does not say what it is: {' '.join((answer.err or answer.out).split())[:300]}")
-    return Facts.of(answer.out)
-
-
-def _value(kind: Any, text: str) -> Any:
-    if "int" in str(kind):
-        return int(text)
-    return text == "yes" if "bool" in str(kind) else text
+        raise Failed(f"{host.machine.label}: does not say what it is: {in_a_line(answer.err or answer.out)}")
+    try:
+        return Facts.of(answer.out)
+    except Refused as refusal:
+        raise Failed(
+            f"{host.machine.label}: says of itself what cannot be: {refusal}; look at it by hand before you go on"
+        ) from None

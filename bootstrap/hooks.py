@@ -4,8 +4,10 @@ import shlex
 
 
 def supervision(root: str, *words: str) -> str:
-    """The words of a shell that call the machine's side of us."""
-    return f"{shlex.quote(f'{root}/code/.venv/bin/python')} -m training.supervision --root {shlex.quote(root)} {shlex.join(words)}"
+    """The words of a shell that call the machine's side of us. -P: a `copy.py` in the working directory is not Python's own."""
+    return (
+        f"{shlex.quote(f'{root}/code/.venv/bin/python')} -P -m training.supervision --root {shlex.quote(root)} {shlex.join(words)}"
+    )
 
 
 def detached(root: str, *words: str, log: str) -> str:

@@ -1,8 +1,6 @@
 """The last word over SSH before a machine is given back: bring what is only on its disk to the bucket."""
 
-from textwrap import shorten
-
-from bootstrap.connection import connect
+from bootstrap.connection import connect, in_a_line
 from bootstrap.machine import rented
 from infra.outputs import DATA, LAST_SYNC_HOOK, RUNS, MachineOutputs
 from infra.refusal import Failed, Refused
@@ -29,5 +27,4 @@ def last_sync(machine: MachineOutputs, seconds: float) -> str | None:
         return str(error)
     if done.code == 0:
         return None
-    words = " ".join((done.err or done.out).split())
-    return shorten(words.rpartition("ERROR: ")[2], 300, placeholder=" ...") or f"exit code {done.code}"
+    return in_a_line((done.err or done.out).rpartition("ERROR: ")[2]) or f"exit code {done.code}"

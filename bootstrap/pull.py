@@ -1,33 +1,49 @@
-"""A run's results to this laptop, from its machine or from the bucket: verified, and never over anything else."""
+"""A run's results to this laptop, from its machine or from the bucket: verified, inside one folder, and never over anything else.
 
-import json
+Neither the machine nor the bucket is trusted: what they name may only be a regular file below the run's folder.
+"""
+
+import re
 import shlex
-import subprocess
+import shutil
 import sys
 import time
 from pathlib import Path
 
 from bootstrap.connection import Host, Vanished
+from bootstrap.folder import beginning_of, folder_for, refuse_other, remove_foreign
 from bootstrap.runs import job_of
+from bootstrap.streams import capture, show
 from infra.refusal import Failed, Refused
+from training.untrusted import single_name
 
 ROUNDS = 5
-_OPTIONS = ("-rltz", "--partial-dir=.rsync-partial", "--exclude=.*.partial")
+# No -l, no -D: a link of the machine's could lead out of the folder, and a later round would write through it.
+_OPTIONS = ("-rtz", "--no-links", "--no-devices", "--no-specials", "--partial-dir=.rsync-partial", "--exclude=.*.partial")
+_MANIFEST = re.compile(r"checkpoints/step=\d{9,18}/MANIFEST\.json")
 
 
 def pull(host: Host, name: str | None, into: Path) -> Path:
     """Bring a run's directory to `into`/NAME, and verify its checkpoints.
 
-    Raises: Refused if there is another run, or anything else, in that folder; Failed if a checkpoint does not verify.
+    Raises: Refused if there is another run, or anything else, in that folder; Failed if a checkpoint does not verify, or what
+        came is no run directory.
     """
     facts, job = job_of(host, name)
-    target, source = _folder(into) / job.name, f"{facts.root}/runs/{job.name}"
+    target, source = folder_for(into, job.name), f"{facts.root}/runs/{job.name}"
     there = host.ask(f"cat {shlex.quote(f'{source}/run.json')}")
     if there.code:
-        raise Refused(f"{host.machine.label}: {job.name} has left nothing yet")
-    _refuse_other(target, there.out)
+        raise Refused(f"{host.machine.label}: {job.name} has left nothing yet; how far it is: ./fab status")
+    begun = beginning_of(there.out)
+    if begun is None:
+        raise Failed(
+            f"{host.machine.label}: {source}/run.json is no record of a run; nothing was brought. Look at it there by hand"
+        )
+    refuse_other(target, begun)
     target.mkdir(parents=True, exist_ok=True)
-    (target / "run.json").write_text(there.out)  # first: a pull that is cut off is known for what it is
+    partial = target / ".run.json.partial"
+    partial.write_text(there.out)
+    partial.rename(target / "run.json")  # first: a pull that is cut off is known for what it is
     start = time.monotonic()
     for left in reversed(range(ROUNDS)):
         try:
@@ -36,67 +52,87 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
         except Vanished:  # the run goes on, and a checkpoint was rotated away meanwhile
             if left == 0:
                 raise
+    remove_foreign(target, host.machine.label)
     _verify(target)
     if job.checkpoint_step is not None and not list(target.glob("checkpoints/step=*/MANIFEST.json")):
         raise Failed(f"{target}: no checkpoint came, and {host.machine.label} has one of step {job.checkpoint_step}; pull again")
-    print(f"{target}: brought from {host.machine.label} and verified in {time.monotonic() - start:.1f} s")
+    print(f"{target}: pulled from {host.machine.label} and verified in {time.monotonic() - start:.1f} s")
+    print(next_steps(target))
     return target
 
 
-def pull_from_bucket(bucket: str, name: str, into: Path) -> Path:
+def pull_from_bucket(bucket: str, name: str | None, into: Path) -> Path:
     """The same from the bucket: the machine may be gone.
 
-    Raises: Refused or Failed in the words of what does it.
+    Raises: Refused without a name, or if the bucket has no such run, naming those that it has; Refused or Failed as what does it.
     """
-    target = _folder(into) / name
-    done = subprocess.run(
-        [sys.executable, "-m", "training.supervision", "--root", str(into), "pull", bucket, name, str(target), "--all"]
-    )
-    if done.returncode:
-        raise (Refused if done.returncode == 2 else Failed)(f"{name} could not be brought from {bucket} (see above)")
+    if name is None:
+        raise Refused(f"--bucket {bucket}: which run? --run NAME (in the bucket: {_runs_in(bucket)})")
+    target = folder_for(into, single_name(name, "--run"))
+    start = time.monotonic()
+    code = show(_supervision(into, "pull", bucket, name, str(target), "--all")).code
+    if code == 2 and name not in (known := _runs_in(bucket)).split(", "):
+        raise Refused(f"{bucket}: has no run {name} (in the bucket: {known})")
+    if code:
+        raise (Refused if code == 2 else Failed)(f"{name} could not be pulled from {bucket} (see above)")
+    remove_foreign(target, bucket)
+    print(f"{target}: pulled from {bucket} and verified in {time.monotonic() - start:.1f} s")
+    print(next_steps(target))
     return target
+
+
+def next_steps(target: Path) -> str:
+    """Commands for what was pulled, as one can type them (the README says how `training` comes onto the PATH)."""
+    shown = target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
+    run, above = shlex.quote(str(shown)), shlex.quote(str(shown.parent))
+    lines = []
+    if (target / "model.pt").is_file():
+        lines.append(
+            f"training evaluate {run}     # beside the baselines; reads the cells where data.split of its config.yaml says"
+        )
+    else:
+        lines.append("# no model.pt yet: the run has not finished; ./fab pull again when it has")
+    if (target / "tensorboard").is_dir():
+        lines.append(f"tensorboard --logdir {above}")
+    return "next: " + "\n      ".join(lines)
 
 
 def _bring(host: Host, source: str, target: Path) -> None:
     """Payloads first, then the manifests of those that came whole: what a cut leaves here does not count as a checkpoint.
 
-    Raises: Vanished if something was removed there meanwhile.
+    Raises: Vanished if something was removed there meanwhile; Failed for a listing that is none.
     """
     host.copy(f":{source}/", f"{target}/", *_OPTIONS, "--exclude=MANIFEST.json")
-    listed = host.ask(f"cd {shlex.quote(source)} && ls -d checkpoints/step=*/MANIFEST.json 2>/dev/null").out.split()
+    listed = host.ask(f"cd {shlex.quote(source)} && ls -d checkpoints/step=*/MANIFEST.json 2>/dev/null").out.split("\n")
+    listed = [name for name in listed if name]
+    for name in listed:
+        if not _MANIFEST.fullmatch(name):
+            raise Failed(
+                f"{host.machine.label}: lists {name[:200]!r} as a manifest (accepted: checkpoints/step=NUMBER/MANIFEST.json)"
+            )
     for folder in target.glob("checkpoints/step=*"):  # half there, and gone where it came from
-        if not (folder / "MANIFEST.json").exists() and f"checkpoints/{folder.name}/MANIFEST.json" not in listed:
-            subprocess.run(["rm", "-rf", "--", folder], check=True)
+        if folder.is_dir() and not (folder / "MANIFEST.json").exists() and f"checkpoints/{folder.name}/MANIFEST.json" not in listed:
+            shutil.rmtree(folder)
     came = tuple(name for name in listed if (target / name).parent.is_dir())
     if came:
-        host.copy(f":{source}/", f"{target}/", "-ltz", files=came)
+        host.copy(f":{source}/", f"{target}/", "-tz", "--no-links", "--no-devices", "--no-specials", files=came)
 
 
 def _verify(target: Path) -> None:
     """Raises: Failed if a checkpoint that was brought has not the files of its manifest."""
-    done = subprocess.run([sys.executable, "-m", "training.supervision", "--root", str(target), "verify", str(target)])
-    if done.returncode:
+    if show(_supervision(target, "verify", str(target))).code:
         raise Failed(f"{target}: not all of it is as it was written (see above); remove what is named there, and pull again")
 
 
-def _folder(into: Path) -> Path:
-    into = into.absolute()
-    above = next(folder for folder in (into, *into.parents) if folder.exists())
-    if not above.is_dir():
-        raise Refused(f"--into: {into}: {above} is no folder")
-    try:
-        into.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Refused(f"--into: {into}: {error.strerror}") from None
-    return into
+def _runs_in(bucket: str) -> str:
+    """Names of the runs of a bucket, as a part of a message."""
+    answer = capture(_supervision(Path(), "runs", bucket))
+    if answer.code:
+        raise (Refused if answer.code == 2 else Failed)(answer.err.strip().removeprefix("refused: ").removeprefix("failed: "))
+    names = [single_name(name, bucket) for name in answer.out.split("\n") if name]
+    return ", ".join(names) or "none"
 
 
-def _refuse_other(target: Path, facts_there: str) -> None:
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    try:
-        here = json.loads((target / "run.json").read_text())["starts"][0]
-    except (OSError, ValueError, KeyError, IndexError):
-        raise Refused(f"{target}: is not empty and holds no run (another place: --into FOLDER)") from None
-    if here != json.loads(facts_there)["starts"][0]:
-        raise Refused(f"{target}: holds another run of this name, begun at {here.get('time')} (another place: --into FOLDER)")
+def _supervision(root: Path, *words: str) -> list[str]:
+    """A verb on this laptop. -P: what was pulled into the working directory is not imported."""
+    return [sys.executable, "-P", "-m", "training.supervision", "--root", str(root), *words]

@@ -3,23 +3,25 @@
 import json
 import re
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
 from bootstrap import facts as machine_facts
 from bootstrap import hooks
-from bootstrap.connection import Host
+from bootstrap.connection import Host, in_a_line
 from bootstrap.facts import Facts
+from bootstrap.shipping import code
 from bootstrap.table import table
+from bootstrap.verbs import ask_verb, show_verb, update_advice
 from infra.refusal import Failed, Refused
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
-from training.refusal import Refused as TrainingRefused
+from training.supervision.job import FORMAT
 from training.supervision.report import JobStatus, Status, from_json
 
 PUSH_SECONDS = 60
@@ -41,10 +43,13 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
         raise Refused(
             f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
         )
-    known = _refuse_living(host, facts, config.name)
-    bucket = bucket or host.machine.bucket or (known.bucket if known else None)
+    there = _status(host, facts)
+    known = _refuse_living(host, there, config.name)
+    bucket = bucket or host.machine.bucket or _known_bucket(host, known)
+    _need_folder(host, bucket)
     staged = f"{facts.root}/.staged/{config.name}.{uuid4().hex[:8]}"
     job = {
+        **({"format": FORMAT} if there.format else {}),  # older code takes an unknown field for a slip
         "name": config.name,
         "bucket": bucket,
         "push_interval_seconds": PUSH_SECONDS,
@@ -59,20 +64,21 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
     except BaseException:
         host.ask(f"rm -rf {_q(staged)}")
         raise
-    code = host.show(hooks.supervision(facts.root, "wait", config.name, "--from", staged))
+    code = show_verb(host, facts, "wait", config.name, "--from", staged)
     if code == 2:
         raise Refused(f"{host.machine.label}: {config.name} was started from elsewhere at the same time (see above)")
     if code:
         raise Failed(f"{host.machine.label}: {config.name} did not reach its first step (see above); the whole log: ./fab logs")
-    where = (
-        f"; its results go to {job['bucket']}/runs/{config.name}"
-        if job["bucket"]
-        else "; no bucket: its results stay on that machine"
-    )
-    print(
-        f"{config.name} trains on {host.machine.label} and needs nobody{where}\n"
-        "look: ./fab status, ./fab logs -f; end it: ./fab stop"
-    )
+    print(_started(host, facts, config.name, bucket), flush=True)
+
+
+def _started(host: Host, facts: Facts, name: str, bucket: str | None) -> str:
+    """What became of a start whose first step is done; a short run has finished by now."""
+    where = f"its results go to {bucket}/runs/{name}" if bucket else "no bucket: its results stay on that machine"
+    job = next((job for job in _status(host, facts).jobs if job.name == name), None)
+    if job is not None and "finished" in (job.phase, job.reason):
+        return f"{name} has finished on {host.machine.label}; {where}\nlook: ./fab status; its results to this laptop: ./fab pull"
+    return f"{name} trains on {host.machine.label} and needs nobody; {where}\nlook: ./fab status, ./fab logs -f; end it: ./fab stop"
 
 
 def validated(run: Path | None, settings: Sequence[str], bucket: str | None = None) -> RunConfig:
@@ -83,10 +89,7 @@ def validated(run: Path | None, settings: Sequence[str], bucket: str | None = No
     if run is None:
         files = ", ".join(sorted(f"configs/runs/{path.name}" for path in (ROOT / "configs" / "runs").glob("*.yaml")))
         raise Refused(f"which run? --run RUN.yaml, with --set KEY=VALUE laid over it (there are {files}, or your own)")
-    try:
-        config = load_config(run, list(settings))
-    except TrainingRefused as refusal:
-        raise Refused(str(refusal)) from None
+    config = load_config(run, list(settings))
     for key, path in (
         ("data.split", config.data.split),
         ("data.perturbation_features_file", config.data.perturbation_features_file),
@@ -96,7 +99,13 @@ def validated(run: Path | None, settings: Sequence[str], bucket: str | None = No
                 f"{run}: {key}: {path}: on the machine, paths start at the project's folder (accepted: data/..., or a file of "
                 "the project)"
             )
-    if bucket is not None and not _BUCKET.fullmatch(bucket):
+    default = RunConfig.model_fields["output_dir"].default
+    if config.output_dir != default:  # refused, as every setting that has no effect: results are looked for where it says
+        raise Refused(
+            f"{run}: output_dir: {config.output_dir}: has no effect on the machine, where results lie in its own runs/ and in the "
+            f"bucket (leave it out, or add --set output_dir={default}; where `./fab pull` puts them: --into)"
+        )
+    if bucket is not None and not (_BUCKET.fullmatch(bucket) and bucket.isprintable()):
         raise Refused(f"--bucket: {bucket}: accepted: gs://BUCKET, gs://BUCKET/PREFIX, or file:///FOLDER of the machine")
     if config.overwrite or config.resume:
         raise Refused(f"{run}: resume and overwrite are decided on the machine: a run goes on if it has begun; leave them out")
@@ -125,10 +134,8 @@ def logs(host: Host, name: str | None, follow: bool, lines: int) -> None:
     """The end of a run's log, and, with `follow`, what comes, until Ctrl-C."""
     facts, job = job_of(host, name)
     file = _q(f"{facts.root}/jobs/{job.name}/training.log")
-    words = host.ssh(f"exec tail -n {lines} {'-F ' if follow else ''}{file}", *(["-tt"] if follow else []))
     try:
-        sys.stdout.flush()
-        subprocess.run(words, stdin=subprocess.DEVNULL)
+        host.show(f"exec tail -n {lines} {'-F ' if follow else ''}{file}", None, ("-tt",) if follow else ())
     except KeyboardInterrupt:
         print()
 
@@ -139,7 +146,7 @@ def stop(host: Host, name: str | None) -> None:
     Raises: Failed if it is not safe to destroy the machine after it.
     """
     facts, job = job_of(host, name)
-    if host.show(hooks.supervision(facts.root, "stop", job.name)):
+    if show_verb(host, facts, "stop", job.name):
         raise Failed(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
 
 
@@ -152,11 +159,41 @@ def _check(host: Host, facts: Facts, config: RunConfig, staged: str) -> None:
     start = time.monotonic()
     answer = host.ask(f"cd {_q(f'{facts.root}/code')} && exec {shlex.join(words)}", seconds=1800)
     if answer.code:
-        said = answer.err.strip() or answer.out.strip()[-2000:]
+        said = (answer.err.strip() or answer.out.strip())[-4000:]
         raise (Refused if answer.code == 2 else Failed)(
-            f"{host.machine.label}: {said.removeprefix('refused: ').removeprefix('failed: ')}"
+            f"{host.machine.label}: {said.removeprefix('refused: ').removeprefix('failed: ')}{_other_version(facts)}"
         )
     print(f"   done in {time.monotonic() - start:.1f} s", flush=True)
+
+
+def _other_version(facts: Facts) -> str:
+    """A remark where the code there is not this laptop's: what is accepted here may be refused there for that alone."""
+    try:
+        here = code().commit
+    except (Refused, Failed):
+        return ""
+    return "" if here == facts.commit else f" (the code there is not that of this laptop. {update_advice(facts)})"
+
+
+def _known_bucket(host: Host, known: JobStatus | None) -> str | None:
+    """Where an earlier start sent its results, as the machine says."""
+    if known is None or known.bucket is None:
+        return None
+    if not _BUCKET.fullmatch(known.bucket):
+        raise Failed(f"{host.machine.label}: says that {known.name} goes to {known.bucket}, which is no bucket; name it: --bucket")
+    return known.bucket
+
+
+def _need_folder(host: Host, bucket: str | None) -> None:
+    """Raises: Refused unless a bucket that is a folder of the machine is there and may be written."""
+    if bucket is None or not bucket.startswith("file://"):
+        return
+    folder = unquote(urlsplit(bucket).path).rstrip("/") or "/"
+    answer = host.ask(f"[ -d {_q(folder)} ] || exit 3; [ -w {_q(folder)} ] || exit 4")
+    if answer.code:
+        make = shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, f"mkdir -p {_q(folder)}"])
+        what = f"which is not there; make it: {make}" if answer.code == 3 else "which you may not write (take another folder)"
+        raise Refused(f"--bucket {bucket}: is the folder {folder} of {host.machine.label}, not of this laptop, {what}")
 
 
 def _start(host: Host, facts: Facts, name: str, staged: str, systemd: bool) -> None:
@@ -177,10 +214,10 @@ def need_bootstrap(host: Host, facts: Facts) -> None:
         raise Refused(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
 
 
-def _refuse_living(host: Host, facts: Facts, name: str) -> JobStatus | None:
+def _refuse_living(host: Host, there: Status, name: str) -> JobStatus | None:
     """Refuse to start what lives. Returns: what is known of an earlier start."""
     known = None
-    for job in _status(host, facts).jobs:
+    for job in there.jobs:
         known = job if job.name == name else known
         if job.supervisor_pid is not None and job.name == name:
             raise Refused(
@@ -193,10 +230,10 @@ def _refuse_living(host: Host, facts: Facts, name: str) -> JobStatus | None:
 
 
 def _status(host: Host, facts: Facts) -> Status:
-    answer = host.ask(hooks.supervision(facts.root, "status"))
+    answer = ask_verb(host, facts, "status")
     if answer.code:
-        raise Failed(f"{host.machine.label}: {' '.join((answer.err or answer.out).split())[-300:]}")
-    return from_json(answer.out)
+        raise Failed(f"{host.machine.label}: {in_a_line((answer.err or answer.out)[-300:])}")
+    return from_json(answer.out, host.machine.label)
 
 
 def job_of(host: Host, name: str | None) -> tuple[Facts, JobStatus]:
@@ -219,8 +256,7 @@ def job_of(host: Host, name: str | None) -> tuple[Facts, JobStatus]:
 def _sure(host: Host, command: str, stdin: str = "") -> None:
     answer = host.ask(command, stdin)
     if answer.code:
-        words = re.sub(r"\s+", " ", answer.err or answer.out)
-        raise Failed(f"{host.machine.label}: {words[-300:] or f'exit code {answer.code}'}")
+        raise Failed(f"{host.machine.label}: {in_a_line((answer.err or answer.out)[-300:]) or f'exit code {answer.code}'}")
 
 
 def _q(text: str) -> str:

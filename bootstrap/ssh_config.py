@@ -2,15 +2,27 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from pathlib import Path
 
 from bootstrap.machine import Machine
 from infra.outputs import project_root
 from infra.refusal import Failed, Refused
+from training.protocol import brief
 
 KEY = Path("~/.ssh/google_compute_engine")  # the one that `gcloud compute ssh` makes and takes
 PLACE = ".incubator"  # beside Pulumi.yaml
+# A machine gets nothing of this laptop but what is typed: whatever ~/.ssh/config says, the first value of a key counts.
+_NOTHING_OF_THIS_LAPTOP = (
+    ("ForwardAgent", "no"),
+    ("ForwardX11", "no"),
+    ("ForwardX11Trusted", "no"),
+    ("GSSAPIDelegateCredentials", "no"),
+    ("PermitLocalCommand", "no"),
+    ("Tunnel", "no"),
+)
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
 def write_ssh_config(machine: Machine) -> Path:
@@ -49,12 +61,16 @@ def ssh_config(machine: Machine, user: str | None, folder: Path) -> str:
         ("ServerAliveCountMax", 4),
         ("ControlMaster", "auto"),
         ("ControlPersist", 60),
+        *_NOTHING_OF_THIS_LAPTOP,
     ]
+    for key, value in settings:
+        if not str(value).isprintable():  # a line break would begin a setting of its own
+            raise Refused(f"{machine.label}: {key}: {str(value)!r} has characters that do not print: no ssh_config can say that")
     lines = [f"  {key} {value}" for key, value in settings if value is not None]
     # Not ssh's own %C: behind a tunnel two projects' machines have one name, port and user, and would share a connection.
     own_hash = hashlib.sha256("\n".join([str(folder), *lines]).encode()).hexdigest()[:20]
     lines.append(f"  ControlPath ~/.ssh/incubator-{own_hash}")
-    own = [] if machine.is_rented else ["Match all", "  Include ~/.ssh/config"]
+    own = ["Match all", *([] if machine.is_rented else ["  Include ~/.ssh/config"]), "  SendEnv -*"]  # of what came before it
     head = f"# Written by fab. By hand: ssh -F {PLACE}/{machine.place}/ssh_config {machine.label}"
     return "\n".join([head, f"Host {machine.label}", *lines, *own]) + "\n"
 
@@ -88,12 +104,22 @@ def os_login_user(project: str) -> str:
             "gcloud is not on PATH: it knows your name on the machine; https://cloud.google.com/sdk/docs/install"
         ) from None
     if done.returncode:
-        raise Failed(f"{' '.join(words[:5])}: {' '.join(done.stderr.split())} (logged out? gcloud auth login)")
-    accounts = json.loads(done.stdout).get("loginProfile", {}).get("posixAccounts", [])
-    if not accounts:
+        raise Failed(f"{' '.join(words[:5])}: {brief(done.stderr, 300)} (logged out? gcloud auth login)")
+    return _primary_user(done.stdout, project)
+
+
+def _primary_user(printed: str, project: str) -> str:
+    """The account's name on machines, in gcloud's JSON."""
+    try:
+        accounts = json.loads(printed).get("loginProfile", {}).get("posixAccounts", [])
+        names = [str(account["username"]) for account in sorted(accounts, key=lambda account: not account.get("primary"))]
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        raise Failed(f"gcloud compute os-login: its answer is no OS Login profile: {brief(printed)}") from None
+    if not names:
         raise Failed(f"gcloud knows no OS Login account of yours in {project}; may you log in there? ./fab preflight")
-    names = [str(account["username"]) for account in accounts]
-    return next((str(account["username"]) for account in accounts if account.get("primary")), names[0])
+    if not _USER.fullmatch(names[0]):
+        raise Failed(f"gcloud compute os-login: username: {brief(names[0])} is no name of a user")
+    return names[0]
 
 
 def _user_in(path: Path, machine: Machine) -> str | None:

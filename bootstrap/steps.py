@@ -226,9 +226,10 @@ def idle_minutes_of(facts: Facts, asked: int | None) -> int | None:
     if facts.idle == "never":
         return 0
     try:
-        return int(json.loads(facts.idle)["minutes"])
-    except (ValueError, KeyError, TypeError):
+        minutes = int(json.loads(facts.idle)["minutes"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return IDLE_MINUTES
+    return minutes if 0 < minutes < 10**6 else IDLE_MINUTES
 
 
 def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:

@@ -10,14 +10,14 @@ HEADS = ("run", "state", "step", "loss", "cells/s", "waits for data", "left", "c
 
 
 def table(status: Status, machine: Machine) -> str:
-    """A row a run, then what there is to say of some, then the machine."""
+    """A row a run, then what there is to say of some, then the machine. Texts of the machine were escaped when they were read."""
     rows = [HEADS, *(_row(job, machine) for job in status.jobs)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     if not status.jobs:
         lines = [f"{machine.label}: no run yet; start one: ./fab train --run RUN.yaml"]
     notes = [note for job in status.jobs for note in _notes(job)]
-    return "\n".join([*lines, *notes, _machine(status.machine, machine, status.time)])
+    return "\n".join([*lines, *notes, _machine(status.machine, machine, _time(status.time) or datetime.now(UTC))])
 
 
 def duration(seconds: float | None) -> str:
@@ -64,16 +64,19 @@ def _notes(job: JobStatus) -> list[str]:
     return notes + [f"{job.name} | {line}" for line in job.error_tail.splitlines()[-10:]]
 
 
-def _machine(found: MachineStatus, machine: Machine, now: str) -> str:
+def _machine(found: MachineStatus, machine: Machine, now: datetime) -> str:
     gpus = [
         f"{gpu.name} {_percent(gpu.utilisation_fraction)}, {_gib(gpu.memory_used_gib)} of {_gib(gpu.memory_total_gib)} GiB"
         for gpu in found.gpus or ()
     ]
-    words = [*(gpus or ["no GPU"]), f"{found.disk_free_gib:.0f} of {found.disk_total_gib:.0f} GiB of disk free"]
-    seconds = (_time(now) - _time(found.booted_at)).total_seconds()
-    if machine.usd_per_hour:
+    words = gpus or ["no GPU"]
+    if found.disk_free_gib is not None and found.disk_total_gib is not None:
+        words.append(f"{found.disk_free_gib:.0f} of {found.disk_total_gib:.0f} GiB of disk free")
+    booted = _time(found.booted_at)
+    if machine.usd_per_hour and booted is not None:
+        seconds = (now - booted).total_seconds()
         words.append(f"up for {duration(seconds)}: {seconds / 3600 * machine.usd_per_hour:.2f} $ without its disks")
-    words.append(_idle(found.idle_guard, _time(now)))
+    words.append(_idle(found.idle_guard, now))
     return f"{machine.label}: " + "; ".join(words)
 
 
@@ -84,9 +87,10 @@ def _idle(guard: IdleStatus | None, now: datetime) -> str:
         return "its idle guard is dead (./fab bootstrap starts it)"
     if not guard.can_power_off:
         return f"its idle guard cannot power it off{f': {guard.error}' if guard.error else ''}"
-    if guard.idle_since is None:
+    since = _time(guard.idle_since)
+    if since is None:
         return f"off after {guard.minutes:g} idle minutes (in use: {guard.used_by or 'yes'})"
-    return f"off after {guard.minutes:g} idle minutes (idle for {duration((now - _time(guard.idle_since)).total_seconds())})"
+    return f"off after {guard.minutes:g} idle minutes (idle for {duration((now - since).total_seconds())})"
 
 
 def _percent(fraction: float | None) -> str:
@@ -97,6 +101,8 @@ def _gib(size: float | None) -> str:
     return "?" if size is None else f"{size:.1f}"
 
 
-def _time(text: str) -> datetime:
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
     time = datetime.fromisoformat(text)
     return time if time.tzinfo else time.replace(tzinfo=UTC)

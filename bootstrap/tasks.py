@@ -1,6 +1,7 @@
 """The user's tasks, one function a verb of `fab`. A task that needs the training group (torch) brings it in by itself."""
 
 import os
+import re
 import shlex
 import sys
 import time
@@ -8,6 +9,7 @@ from pathlib import Path
 
 from invoke.context import Context
 from invoke.exceptions import Exit
+from invoke.runners import Result
 from invoke.tasks import task
 
 from bootstrap import pull as results
@@ -56,17 +58,24 @@ def demo(c: Context) -> None:
 )
 @plain_refusals
 def check(c: Context, cloud: bool = False) -> None:
-    """Run every check and test; all run whatever fails, and a table ends it."""
+    """Run every check and test; all run whatever fails. A table ends it, and a line on tests that this machine leaves out.
+
+    As root on Debian, apt installs the programs that tests need and that are missing.
+    """
     check_lock()
     run(c, f"{_uv()} sync --inexact --all-groups")
-    rows = []
+    run(c, f"{_uv()} run --no-sync python -m tests.tools.programs", may_fail=True)
+    rows, left_out = [], list[str]()
     for name, command in CHECKS.items():
         if name == "pytest" and not cloud:
             command += " -m 'not cloud'"
         start = time.monotonic()
-        result = "ok" if run(c, f"{_uv()} run --no-sync {command}", may_fail=True) else "FAILED"
-        rows.append((name, result, f"{time.monotonic() - start:,.1f} s"))
+        done = run(c, f"{_uv()} run --no-sync {command}", may_fail=True)
+        left_out += re.findall(r"^left out: .*", done.stdout.replace("\r", ""), re.MULTILINE)
+        rows.append((name, "ok" if done.ok else "FAILED", f"{time.monotonic() - start:,.1f} s"))
     print("\n" + "\n".join(f"{name:<14}{result:<8}{seconds:>10}" for name, result, seconds in rows))
+    if left_out:
+        print(f"\n{left_out[-1]}")
     if any(result != "ok" for _, result, _ in rows):
         raise Exit(code=1)
 
@@ -110,7 +119,7 @@ def bootstrap(
         **MACHINE,
         "run": "run file, such as configs/runs/demo.yaml",
         "set": "KEY=VALUE laid over it; may be repeated",
-        "bucket": "gs://BUCKET or file:///FOLDER for the results of a machine that no stack rents",
+        "bucket": "results of a machine that no stack rents: gs://BUCKET, or file:///FOLDER, an existing folder of that machine",
         "systemd": "start it as a systemd unit (needs sudo there) instead of under nohup",
     },
     iterable=["set"],
@@ -174,7 +183,7 @@ def stop(c: Context, run: str | None = None, stack: str | None = None, host: str
         **MACHINE,
         **RUN,
         "into": "folder here (default: runs)",
-        "bucket": "from this bucket instead of the machine: gs://BUCKET; needs --run",
+        "bucket": "instead of the machine: gs://BUCKET, or file:///FOLDER of this laptop; without --run it lists the runs",
     }
 )
 @plain_refusals
@@ -191,8 +200,8 @@ def pull(
     if bucket is None:
         results.pull(_host(stack, host, folder), run, Path(into))
         return
-    if run is None or stack or host:
-        raise Refused(f"--bucket {bucket}: needs --run NAME, and no machine")
+    if stack or host or folder:
+        raise Refused(f"--bucket {bucket}: needs no machine; leave out {'--stack' if stack else '--host' if host else '--folder'}")
     results.pull_from_bucket(bucket, run, Path(into))
 
 
@@ -226,13 +235,15 @@ def _uv() -> str:
     return shlex.quote(str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path))
 
 
-def run(c: Context, command: str, may_fail: bool = False) -> bool:
+def run(c: Context, command: str, may_fail: bool = False) -> Result:
     """Show a command, then run it in the repository's root.
 
     A failure ends the task with the command's exit code, unless it `may_fail`.
 
-    Returns: whether it succeeded.
+    Returns: what it printed, and how it ended.
     """
     print(f"$ {command}", flush=True)
     with c.cd(ROOT):
-        return bool(c.run(command, warn=may_fail, pty=sys.stdout.isatty(), in_stream=False))
+        done = c.run(command, warn=may_fail, pty=sys.stdout.isatty(), in_stream=False)
+    assert done is not None  # None is for a command that goes on by itself
+    return done

@@ -1,4 +1,4 @@
-"""What every test starts from and leaves behind: seeds, environment, logging, torch. Tests marked `gpu` need a CUDA device."""
+"""What every test starts from and leaves behind: seeds, environment, logging, torch. And which tests a machine leaves out."""
 
 import logging
 import os
@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+
+from tests.tools import programs
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +33,11 @@ def same_start() -> Iterator[None]:
     logging.root.setLevel(level)
     for handler in set(logging.root.handlers) - set(handlers):  # those of `main`; pytest's own stay
         logging.root.removeHandler(handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests marked `needs`, and the last line on those that were left out."""
+    config.pluginmanager.register(programs)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

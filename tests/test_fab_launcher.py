@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.shipping import uv_version
+from tests.tools.programs import require
 
 ROOT = Path(__file__).parent.parent
 UV = """#!/bin/sh
@@ -65,7 +66,7 @@ def fab(root, bin_dir) -> Fab:
 @pytest.fixture
 def real_python(bin_dir) -> None:
     """Put this Python on the PATH."""
-    pytest.importorskip("ensurepip", reason="this Python cannot make virtual environments, so the launcher cannot either")
+    require("ensurepip")
     script(bin_dir / "python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
 
 

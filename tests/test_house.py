@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.programs import path_of
 from training.__main__ import parser
 
 ROOT = Path(__file__).parent.parent
@@ -21,13 +22,18 @@ def git(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
 
 
-LISTED = git("ls-files", "--cached", "--others", "--exclude-standard")
-FILES = [Path(name) for name in sorted(LISTED.stdout.splitlines()) if (ROOT / name).is_file()]
+LISTED = git("ls-files", "--cached", "--others", "--exclude-standard") if path_of("git") else None
+FILES = [Path(name) for name in sorted(LISTED.stdout.splitlines() if LISTED else []) if (ROOT / name).is_file()]
 SOURCES = [path for path in FILES if path.suffix == ".py"]
 PACKAGES = [path.parent for path in SOURCES if path.name == "__init__.py"]
 VERBS = next(action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)).choices
 
-pytestmark = pytest.mark.skipif(LISTED.returncode != 0, reason="not a git checkout: which files belong to the project is unknown")
+pytestmark = [
+    pytest.mark.needs("git"),
+    pytest.mark.skipif(
+        LISTED is not None and LISTED.returncode != 0, reason="not a git checkout: which files belong to the project is unknown"
+    ),
+]
 
 
 def text_of(path: Path) -> str:

@@ -1,6 +1,5 @@
 """The texts that stay on the machine."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -33,10 +32,10 @@ def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
     subprocess.run(["sh", root / "boot-hook"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
     called = (tmp_path / "called").read_text().splitlines()
-    assert called == [f"sudo -n swapon {root}/swapfile", f"-m training.supervision --root {root} boot"]
+    assert called == [f"sudo -n swapon {root}/swapfile", f"-P -m training.supervision --root {root} boot"]
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here: Debian has systemd-analyze in `systemd`")
+@pytest.mark.needs("systemd-analyze")
 def test_systemd_takes_the_unit(tmp_path: Path):
     name = hooks.unit_name("lr=3e-4")
     root = tmp_path / "my cells" / "incubator"

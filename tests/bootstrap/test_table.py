@@ -18,7 +18,7 @@ JOB = JobStatus(
 GPU = GpuStatus("NVIDIA L4", 0.87, 12.1, 22.5)
 GUARD = IdleStatus(30.0, alive=True, idle_since=None, used_by="run screen", can_power_off=True, error="")
 MACHINE = MachineStatus((GPU,), 120.4, 196.0, GUARD, "2026-11-21T10:00:00+00:00")
-STATUS = Status("2026-11-21T12:00:00+00:00", (JOB,), MACHINE)
+STATUS = Status(1, "2026-11-21T12:00:00+00:00", (JOB,), MACHINE)
 RENTED = Machine("incubator-l4", "incubator-l4", "/mnt/data/incubator", usd_per_hour=0.85)
 
 
@@ -74,7 +74,7 @@ def test_when_the_machine_goes_off(guard, shown):
 
 
 def test_a_box_without_a_gpu_a_price_and_a_run():
-    text = table(Status(STATUS.time, (), replace(MACHINE, gpus=None)), Machine("box", "box", "~/incubator"))
+    text = table(Status(1, STATUS.time, (), replace(MACHINE, gpus=None)), Machine("box", "box", "~/incubator"))
 
     assert text.splitlines()[0] == "box: no run yet; start one: ./fab train --run RUN.yaml"
     assert "box: no GPU; 120 of 196 GiB of disk free; off after" in text

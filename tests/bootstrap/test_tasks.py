@@ -39,13 +39,16 @@ def house(tmp_path) -> Path:
 
 @pytest.fixture
 def fab(house) -> Callable[..., Done]:
-    """`fab VERB` from a folder further down; its uv fails with 3 where `failing` is in its command."""
+    """`fab VERB` from a folder further down; its uv `prints` a line, and fails with 3 where `failing` is in its command."""
 
-    def run(*words: str, failing: str = "nothing") -> Done:
+    def run(*words: str, failing: str = "nothing", prints: str = "") -> Done:
         notes, uv, below = house / "notes", house / "its tools" / "uv", house / "below"
         uv.parent.mkdir()
         below.mkdir()
-        uv.write_text(f'#!/bin/sh\n[ "$1" = export ] || echo "$PWD: $*" >>"{notes}"\ncase "$*" in *"{failing}"*) exit 3 ;; esac\n')
+        uv.write_text(
+            f'#!/bin/sh\n[ "$1" = export ] && exit\necho "$PWD: $*" >>"{notes}"\necho "{prints}"\n'
+            f'case "$*" in *"{failing}"*) exit 3 ;; esac\n'
+        )
         uv.chmod(0o755)
         done = subprocess.run(
             [FAB, *words], cwd=below, env=os.environ | {"UV": str(uv)}, capture_output=True, text=True, timeout=60
@@ -88,6 +91,7 @@ def test_check_runs_all_five_whatever_fails_and_ends_with_a_table(fab, house):
     assert done.code == 1
     assert done.asked[0] == f"{house}: sync --inexact --all-groups"
     assert words_of(done.asked[1:], house, "run --no-sync ") == [
+        "python -m tests.tools.programs",
         "ruff format --check",
         "ruff check",
         "mypy",
@@ -102,6 +106,12 @@ def test_check_is_done_with_0_when_all_is_well(fab):
     assert fab("check").code == 0
 
 
+def test_check_ends_with_what_was_left_out(fab):
+    line = "left out: 2 tests, for want of rsync. To run them: sudo apt-get install rsync"
+
+    assert fab("check", prints=line).out.splitlines()[-2:] == ["", line]
+
+
 def test_check_with_cloud_leaves_no_test_out(fab, house):
     assert words_of(fab("check", "--cloud").asked[1:], house, "run --no-sync ")[-1] == PYTEST
 
@@ -114,9 +124,7 @@ def test_check_does_not_go_on_where_the_groups_cannot_be_brought(fab):
 
 
 def test_a_fab_without_any_uv_says_so(house):
-    environment = {key: value for key, value in os.environ.items() if key != "UV"} | {"PATH": "/usr/bin:/bin"}
-    if shutil.which("uv", path=environment["PATH"]):
-        pytest.skip("uv is installed for the whole machine")
+    environment = {key: value for key, value in os.environ.items() if key != "UV"} | {"PATH": str(house / "no programs")}
 
     done = subprocess.run([FAB, "demo"], cwd=house, env=environment, capture_output=True, text=True, timeout=60)
 

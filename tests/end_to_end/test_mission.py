@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from tests.tools.gcs_server import GcsServer, needs_gcs
+from tests.tools.programs import require
 from tests.tools.ssh_machine import SshMachine, behind_iap, needs_sshd
-from tests.tools.stand_in_cloud.engine import engine_path
 from tests.tools.stand_in_cloud.place import BUCKET, Place
 from tests.tools.stand_in_cloud.rest import Rest
 from training.__main__ import main
@@ -71,10 +71,7 @@ class Cloud:
 def cloud(tmp_path: Path) -> Iterator[Cloud]:
     needs_sshd()
     needs_gcs()
-    if engine_path() is None:
-        reason = "no pulumi >= 3.250.0 here: tests/tools/bring_tools builds one"
-        assert "CI" not in os.environ, reason
-        pytest.skip(reason)
+    require("pulumi")
     place = Place.begin(tmp_path / "place")
     with Rest(place.world, tmp_path / "gcloud") as rest, GcsServer(tmp_path / "buckets") as gcs:
         machine = SshMachine(tmp_path / "machine", {**gcs.env, "OMP_NUM_THREADS": "1"})  # as in the test: sums in one order

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import runpy
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from pulumi.runtime import mocks
 from pulumi.runtime.stack import run_pulumi_func
 
 from infra.policy import Planned
-from tests.tools.stand_in_cloud.engine import engine_path
+from tests.tools.programs import require
 from tests.tools.stand_in_cloud.place import Place, sure
 from tests.tools.stand_in_cloud.rest import Rest, needs_gcloud
 
@@ -150,10 +149,7 @@ def _plain(value: Any) -> Any:
 @pytest.fixture(scope="session")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Nothing is up yet."""
-    if engine_path() is None:
-        reason = "no pulumi >= 3.250.0 here: tests/tools/bring_tools builds one"
-        assert "CI" not in os.environ, reason
-        pytest.skip(reason)
+    require("pulumi")
     return Place.begin(tmp_path_factory.mktemp("empty"))
 
 

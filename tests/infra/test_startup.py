@@ -1,7 +1,6 @@
 """The script of every boot, run for real: the disk is a file, and only `mount` and what needs root are stood in for."""
 
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 from infra.machine import DATA_DEVICE, STARTUP_SCRIPT
 from infra.outputs import BOOT_HOOK, LAST_SYNC_HOOK
 
-pytestmark = pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="mkfs.ext4 is not installed (Linux: e2fsprogs)")
+pytestmark = pytest.mark.needs("mkfs.ext4")
 
 
 class Machine:

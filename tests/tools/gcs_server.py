@@ -20,6 +20,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from tests.tools.programs import require
+
 BUILT = Path(__file__).parent.parent.parent / ".tools/bin/fake-gcs-server"
 
 
@@ -29,11 +31,8 @@ def server_path() -> str | None:
 
 
 def needs_gcs() -> None:
-    """Skip a test where the server or gcloud is missing; in CI it brings the server, so there a missing one fails."""
-    if server_path() is None and not os.environ.get("CI"):
-        pytest.skip("no fake-gcs-server: tests/tools/bring_tools builds one")
-    if shutil.which("gcloud") is None:
-        pytest.skip("gcloud is not installed: https://cloud.google.com/sdk/docs/install")
+    """Skip a test where the server or gcloud is missing."""
+    require("fake-gcs-server", "gcloud")
 
 
 class GcsServer:

@@ -1,6 +1,7 @@
 """A Linux machine of one's own on loopback: a real OpenSSH server in mount and process namespaces of its own.
 
 It has a clean home, a PATH whose first folder tests may fill (`nvidia-smi`, `sudo`), and a data disk mounted at /mnt/data.
+An ordinary user runs it in a user namespace, as themselves.
 What is started on it ends with it, as with a machine that is switched off; its disk and home stay for the next boot.
 """
 
@@ -15,14 +16,14 @@ import time
 from pathlib import Path
 from typing import Self
 
-import pytest
-
 from bootstrap.machine import Machine
 from infra.outputs import MachineOutputs
+from tests.tools.programs import NAMESPACES, own_namespaces, path_of, require
 
-SSHD = Path("/usr/sbin/sshd")
 PLAIN = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 CACHE = Path("~/.cache/uv").expanduser()
+SMALL_DISKS = ("64k", "64m")
+"""Sizes of file systems at /mnt/SIZE; the user of the machine may not be allowed to mount some."""
 
 OUTPUTS = MachineOutputs(
     name="incubator-l4",
@@ -44,14 +45,7 @@ OUTPUTS = MachineOutputs(
 
 def needs_sshd() -> None:
     """Skip where no such machine can be: in CI that is a failure."""
-    tools = [name for name in ("ssh", "rsync", "unshare") if not shutil.which(name)] + ([] if SSHD.exists() else ["sshd"])
-    tried = [] if tools else ["unshare", "--mount", "--pid", "--fork", "true"]
-    reason = f"no {', '.join(tools)} here: apt-get install openssh-server rsync" if tools else ""
-    if tried and subprocess.run(tried, capture_output=True).returncode:
-        reason = "namespaces of one's own need root here"
-    if reason:
-        assert "CI" not in os.environ, reason
-        pytest.skip(reason)
+    require("ssh", "sshd", "rsync", "pgrep", "mount", NAMESPACES)
 
 
 class SshMachine:
@@ -133,12 +127,21 @@ class SshMachine:
         home = pwd.getpwuid(os.getuid()).pw_dir
         mounts = [
             "mount --make-rprivate /", "mount -t proc proc /proc", "mount -t tmpfs tmpfs /mnt", "mkdir /mnt/data",
-            f"mount --bind {self.disk} /mnt/data", f"mount --bind {self.home} {home}", "mkdir -p /run/sshd",
+            f"mount --bind {self.disk} /mnt/data", f"mount --bind {self.home} {home}",
         ]  # fmt: skip
-        script = " && ".join([*mounts, f"exec {SSHD} -D -e -f {self.folder}/sshd_config"])
+        for size in SMALL_DISKS:
+            mounts += [f"mkdir /mnt/{size}", f"mount -t tmpfs -o size={size} tmpfs /mnt/{size}"]
+        if os.geteuid() == 0:
+            mounts += ["mkdir -p /run/sshd"]
+            sshd = f"exec {path_of('sshd')}"
+        else:  # who mounts has to be root of a user namespace, and sshd itself again the user: there is no other to log in as
+            sshd = f"exec unshare --user --map-user={os.getuid()} --map-group={os.getgid()} {path_of('sshd')}"
+        script = " && ".join([*mounts, f"{sshd} -D -e -f {self.folder}/sshd_config"])
+        namespaces = own_namespaces()
+        assert namespaces is not None
         with (self.folder / "sshd.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+                [*namespaces, "sh", "-c", script],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tools.stand_in_cloud import rules
 from tests.tools.stand_in_cloud.differences import UNKNOWN
-from tests.tools.stand_in_cloud.engine import Engine, engine_path
+from tests.tools.stand_in_cloud.engine import Engine
 from tests.tools.stand_in_cloud.world import DISK, INSTANCE, World, of_type
 
 pytestmark = pytest.mark.cloud
@@ -63,9 +63,7 @@ pulumi.export("image", image.name)
 """
 STAY = {"tiny-dev": "same", "network": "same", "subnet": "same", "disk": "same", "vm": "same"}
 CREATED = dict.fromkeys(STAY, "create")
-REAL_ENGINE = pytest.mark.skipif(
-    engine_path() is None and not os.environ.get("CI"), reason="no pulumi >= 3.250.0: tests/tools/bring_tools builds one"
-)
+REAL_ENGINE = pytest.mark.needs("pulumi")
 
 
 def engine_with(folder: Path, program: str, **options: bool) -> Engine:

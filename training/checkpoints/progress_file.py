@@ -17,16 +17,16 @@ class Progress:
     Units: `time` in seconds since 1970, `median_step_seconds` in seconds.
     """
 
-    pid: int
+    pid: int = 0
     """Process that trains."""
-    step: int
-    total_steps: int
-    phase: Literal["train", "validate"]
-    time: float
+    step: int = 0
+    total_steps: int = 0
+    phase: Literal["train", "validate"] = "train"
+    time: float = 0.0
     """When the last optimizer step or validation batch was done."""
-    median_step_seconds: float | None
+    median_step_seconds: float | None = None
     """Of the last 50 steps, without validations; None before the second."""
-    loss: float | None
+    loss: float | None = None
     """Latest logged `train/loss_total`."""
 
 

@@ -13,6 +13,8 @@ from pydantic import TypeAdapter
 from training.checkpoints.manifest import MANIFEST, best, complete_checkpoints, folder_of
 
 STATE = "push.json"
+FORMAT = 1
+"""Of push.json; readers of any version ignore fields that they do not know."""
 JOB_FILES = ("job.json", "run.yaml", "training.log", "state.json")
 NOT_FILES = ("checkpoints", "job", "lease.json")
 """What stands at the top of runs/NAME in the bucket, or of the run directory, and is none of the run's small files."""
@@ -36,8 +38,8 @@ class Version:
 class Record:
     """What push.json holds; times are in seconds since 1970."""
 
-    run: str
-    bucket: str
+    run: str = ""
+    bucket: str = ""
     beginning: str | None = None
     """Of which beginning of the run all this is said."""
     sent: dict[str, Version] | None = None
@@ -52,7 +54,7 @@ class Record:
     def write(self, job: Path) -> None:
         """Write push.json, whole or not at all."""
         partial = job / f".{STATE}.partial"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
         partial.rename(job / STATE)
 
 
@@ -80,9 +82,10 @@ class PushState:
 def read_record(job: Path) -> Record | None:
     """The record of a job; None before the first round, or if it cannot be read."""
     try:
-        return _RECORD.validate_json((job / STATE).read_bytes())
+        record = _RECORD.validate_json((job / STATE).read_bytes())
     except (OSError, ValueError):
         return None
+    return record if record.run and record.bucket else None
 
 
 def read_push_state(job: Path) -> PushState | None:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TextIO
 
 from training.refusal import Failed, Refused
+from training.untrusted import escaped
 
 WAIT_SECONDS = 3600.0
+KEPT = "\n\t"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,13 +69,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NAME")
     one.add_argument("folder", type=Path, metavar="FOLDER")
     one.add_argument("--all", action="store_true", help="all checkpoints, not only the newest")
+    one = verbs.add_parser("runs", help="names of the runs of a bucket")
+    one.add_argument("url", metavar="URL")
     one = verbs.add_parser("verify", help="whether a run directory has the checkpoints that their manifests tell of")
     one.add_argument("folder", type=Path, metavar="RUN_DIR")
     return top
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
-    (stream or sys.stdout).write(f"{text}\n")
+    (stream or sys.stdout).write(f"{escaped(text, keep=KEPT)}\n")  # names of files and buckets, words of gcloud
 
 
 def _supervise(chosen: argparse.Namespace) -> int:
@@ -151,7 +155,19 @@ def _fetch(chosen: argparse.Namespace) -> int:
 def _pull(chosen: argparse.Namespace) -> int:
     from training.checkpoints.pull import pull_run
 
-    pull_run(chosen.url, chosen.name, chosen.folder, checkpoints="all" if chosen.all else "newest")
+    pulled = pull_run(chosen.url, chosen.name, chosen.folder, checkpoints="all" if chosen.all else "newest")
+    steps = ", ".join(map(str, pulled.steps)) or "none yet"
+    damaged = f"; damaged in the bucket: {', '.join(map(str, pulled.damaged_steps))}" if pulled.damaged_steps else ""
+    files = sum(path.is_file() for path in chosen.folder.rglob("*"))
+    _say(f"{chosen.name}: {files} files; checkpoints of steps: {steps}{damaged}")
+    return 0
+
+
+def _runs(chosen: argparse.Namespace) -> int:
+    from training.supervision.bucket_side import runs_in
+
+    for name in runs_in(chosen.url):
+        _say(name)
     return 0
 
 
@@ -178,6 +194,7 @@ _VERBS = {
     "idle-guard": _idle_guard,
     "fetch": _fetch,
     "pull": _pull,
+    "runs": _runs,
     "verify": _verify,
 }
 

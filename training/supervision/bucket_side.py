@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,12 +15,18 @@ from training.checkpoints.pull import MARK, pull_run
 from training.checkpoints.push_state import beginning_of
 from training.refusal import Failed, Refused
 from training.supervision.begun import holds_files
-from training.supervision.job import Job, JobPaths, own_command
+from training.supervision.job import NAME, Job, JobPaths, own_command
 from training.supervision.processes import end_child, has_ended, reap, start_child, tell, wait_until, write_pid_file
 
 log = logging.getLogger(__name__)
 
 PUSHER_RETRY_SECONDS = 30.0
+
+
+def runs_in(url: str) -> list[str]:
+    """Names of the runs that a bucket has; what is no name of a run is passed over."""
+    found = (re.fullmatch(rf"runs/({NAME[1:-1]})/run\.json", name) for name in open_bucket(url).listing("runs"))
+    return sorted(match[1] for match in found if match)
 
 
 class BucketSide:

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from training.checkpoints.push_state import read_push_state
+from training.protocol import without_unknown
 from training.refusal import Refused
 from training.supervision.job import JobPaths, job_names
 from training.supervision.processes import held, living, try_to_write_json, write_json
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 EVERY_SECONDS = 20.0
 COMMAND_SECONDS = 60.0
 IN_VAIN_SECONDS = 2 * 3600.0
+FORMAT = 1
+"""Of idle.json."""
 POWER_OFF = ("sudo", "-n", "shutdown", "-h", "now")
 
 
@@ -30,6 +33,7 @@ class IdleRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    format: Annotated[int, Field(ge=0)] = 0
     minutes: Annotated[float, Field(gt=0)] = 30.0
     command: Annotated[tuple[str, ...], Field(min_length=1)] = POWER_OFF
 
@@ -41,8 +45,8 @@ class IdleState:
     Units: times in seconds since 1970.
     """
 
-    checked: float
-    idle_since: float | None
+    checked: float = 0.0
+    idle_since: float | None = None
     error: str = ""
 
 
@@ -61,7 +65,7 @@ def read_rule(root: Path) -> IdleRule | None:
     """
     path = idle_file(root)
     try:
-        return IdleRule.model_validate_json(path.read_bytes())
+        return IdleRule.model_validate_json(without_unknown(path.read_bytes(), IdleRule.model_fields, FORMAT))
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:

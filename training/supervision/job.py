@@ -5,14 +5,18 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from training.protocol import format_of, without_unknown
 from training.refusal import Failed, Refused
 
+FORMAT = 1
+"""Of job.json."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._=-]*$"  # as in training.config
 _KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 GCLOUD_SECONDS = 60
@@ -103,11 +107,14 @@ class JobPaths:
 
 
 class Job(BaseModel):
-    """What job.json says."""
+    """What job.json says. Its format grows with every setting that an older machine must not overlook."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
+    format: Annotated[int, Field(ge=0)] = 0
+    """0: before the file named its format."""
     name: Annotated[str, Field(pattern=NAME)]
+    """The only setting without a default: a job without a name is none."""
     bucket: str | None = None
     """Where results go, `gs://BUCKET` or `file:///folder`; null: they stay on this disk."""
     push_interval_seconds: Positive = 60.0
@@ -123,12 +130,12 @@ class Job(BaseModel):
 
 
 def read_job(paths: JobPaths) -> Job:
-    """The job.
+    """The job; settings of a newer format are passed over, so that code of any version can tell of it and end it.
 
     Raises: Refused if there is none, or job.json is not one.
     """
     try:
-        job = Job.model_validate_json(paths.job_file.read_bytes())
+        job = Job.model_validate_json(without_unknown(paths.job_file.read_bytes(), Job.model_fields, FORMAT))
     except FileNotFoundError:
         known = ", ".join(job_names(paths.root)) or "none yet"
         raise Refused(f"{paths.job_file}: no such job (jobs here: {known})") from None
@@ -139,6 +146,16 @@ def read_job(paths: JobPaths) -> Job:
     if job.name != paths.name:
         raise Refused(f"{paths.job_file}: name: {job.name} (accepted: {paths.name}, the name of its folder)")
     return job
+
+
+def refuse_newer(job_file: Path) -> None:
+    """Raises: Refused if a laptop asks for what this code may not know: a run is not started by half of its settings."""
+    with suppress(OSError):
+        theirs = format_of(job_file.read_bytes())
+        if theirs > FORMAT:
+            raise Refused(
+                f"job.json is of format {theirs}, and this machine's code knows {FORMAT}; run: ./fab bootstrap, then train again"
+            )
 
 
 def job_names(root: Path) -> list[str]:
@@ -210,10 +227,10 @@ def _secret(name: str) -> str:
 
 
 def own_command(root: Path, *words: str) -> list[str]:
-    """The words that run a verb of this package."""
-    return [sys.executable, "-m", "training.supervision", "--root", str(root), *words]
+    """The words that run a verb of this package. -P: a `copy.py` in the working directory is not Python's own."""
+    return [sys.executable, "-P", "-m", "training.supervision", "--root", str(root), *words]
 
 
 def fit_command(paths: JobPaths, words: tuple[str, ...]) -> list[str]:
     """The words that run the job."""
-    return [sys.executable, "-m", "training", "fit", str(paths.run_file), f"output_dir={paths.root / 'runs'}", *words]
+    return [sys.executable, "-P", "-m", "training", "fit", str(paths.run_file), f"output_dir={paths.root / 'runs'}", *words]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from training.refusal import Failed, Refused
-from training.supervision.job import JobPaths
+from training.supervision.job import JobPaths, refuse_newer
 from training.supervision.processes import wait_until
 
 FILES = ("run.yaml", "job.json")
@@ -18,13 +18,14 @@ REFUSED = "refused"
 def take(paths: JobPaths, staged: Path) -> None:
     """Make the files of `staged` those of the job; the lock is held. Said again after a kill, it finishes what it began.
 
-    Raises: Refused if there are none.
+    Raises: Refused if there are none, or a laptop of a newer version has written them.
     """
     taken = _taken(staged)
     if not taken.exists():
         missing = [name for name in FILES if not (staged / name).is_file()]
         if missing:
             raise Refused(f"{staged}: has no {missing[0]}")
+        refuse_newer(staged / "job.json")
         staged.rename(taken)  # from here on nobody can withdraw it
     for name in FILES:
         with suppress(FileNotFoundError):

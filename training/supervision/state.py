@@ -1,17 +1,22 @@
-"""state.json: the supervisor's word on a job, and what follows from it. Nothing here starts or ends anything."""
+"""state.json: the supervisor's word on a job, and what follows from it. Nothing here starts or ends anything.
+
+Code of another version may read it after an update: fields have defaults, and unknown fields and words of a newer one are ignored.
+"""
 
 import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import BeforeValidator, TypeAdapter
 
 from training.checkpoints.manifest import complete_checkpoints
 from training.supervision.job import Job, JobPaths
 from training.supervision.processes import try_to_write_json
 
+FORMAT = 1
+"""Of state.json; 0: before the file named its format."""
 Phase = Literal["starting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
 Ending = Literal["", "finished", "stopped", "preempted", "no space", "refused", "crashed", "hung", "rebooted", "unsupervised"]
 """How a start ended; empty while it lives."""
@@ -21,27 +26,36 @@ MAX_REBOOTS = 10
 """Starts without a new checkpoint that a reboot, a preemption or a dead supervisor has ended."""
 
 
+def _phase(word: object) -> object:
+    """A phase of a newer version is not final for us: `train` and the boot hook go on."""
+    return word if word in get_args(Phase) else "interrupted"
+
+
+def _ending(word: object) -> object:
+    return word if word in get_args(Ending) else "unsupervised"
+
+
 @dataclass(frozen=True)
 class Start:
     """One process of the run."""
 
-    time: str
-    boot: str
-    from_step: int
+    time: str = "1970-01-01T00:00:00+00:00"
+    boot: str = ""
+    from_step: int = 0
     """Newest complete checkpoint when it began."""
-    reached_step: int
+    reached_step: int = 0
     """Its last optimizer step."""
-    saved_step: int
+    saved_step: int = 0
     """Newest complete checkpoint when it had ended."""
     seconds: float = 0.0
-    ended: Ending = ""
+    ended: Annotated[Ending, BeforeValidator(_ending)] = ""
 
 
 @dataclass(frozen=True)
 class State:
     """What is known of a job."""
 
-    phase: Phase
+    phase: Annotated[Phase, BeforeValidator(_phase)] = "interrupted"
     reason: str = ""
     starts: tuple[Start, ...] = ()
     counted_from: int = 0
@@ -85,12 +99,20 @@ def read_state(paths: JobPaths) -> State | None:
 
 def write_state(paths: JobPaths, state: State) -> None:
     """Put state.json in place, whole; on a full disk it stays as it was."""
-    try_to_write_json(paths.folder / "state.json", asdict(state))
+    try_to_write_json(paths.folder / "state.json", {"format": FORMAT, **asdict(state)})
 
 
 def now() -> str:
     """The time, as it is written everywhere."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def seconds_of(time: str) -> float:
+    """Seconds since 1970 of a time as `now` writes it; 0 for anything else."""
+    try:
+        return datetime.fromisoformat(time).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def newest_step(paths: JobPaths) -> int:

@@ -1,6 +1,7 @@
 """`status`: one JSON object about the jobs and the machine. Reads files and asks nvidia-smi, nothing else."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -16,8 +17,8 @@ from training.refusal import Refused
 from training.supervision.idle import can_power_off, guard_is_alive, read_idle_state, read_rule, used_by
 from training.supervision.job import JobPaths, read_job, read_jobs
 from training.supervision.processes import living
-from training.supervision.report import GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
-from training.supervision.state import FINAL, Start, State, read_state, total_steps
+from training.supervision.report import FORMAT, GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
+from training.supervision.state import FINAL, Start, State, read_state, seconds_of, total_steps
 
 GIB = 2**30
 METRICS_BYTES = 256 * 1024
@@ -34,7 +35,7 @@ def status(root: Path, name: str | None = None) -> Status:
         found, broken = read_jobs(root)
         jobs = [*(job_status(paths) for paths, _ in found), *(_broken(one, why) for one, why in broken.items())]
         jobs.sort(key=lambda job: job.name)
-    return Status(_iso(time.time()) or "", tuple(jobs), machine_status(root))
+    return Status(FORMAT, _iso(time.time()), tuple(jobs), machine_status(root))
 
 
 def job_status(paths: JobPaths) -> JobStatus:
@@ -58,8 +59,8 @@ def job_status(paths: JobPaths) -> JobStatus:
         total_steps=total,
         activity=progress.phase if runs and progress is not None else None,
         loss=logged.get("train/loss_total", progress.loss if progress is not None else None),
-        cells_per_second=logged.get("train/cells_per_second"),
-        data_wait_fraction=logged.get("train/data_wait_fraction"),
+        cells_per_second=_measure(logged.get("train/cells_per_second")),
+        data_wait_fraction=_measure(logged.get("train/data_wait_fraction")),
         eta_seconds=_eta(progress) if runs else None,
         checkpoint_step=newest.step if newest else None,
         checkpoint_age_seconds=_age(newest.folder / MANIFEST) if newest else None,
@@ -79,12 +80,7 @@ def job_status(paths: JobPaths) -> JobStatus:
 
 
 def _broken(name: str, why: str) -> JobStatus:
-    return JobStatus(
-        name=name, phase="broken", reason=why, step=0, total_steps=None, activity=None, loss=None, cells_per_second=None,
-        data_wait_fraction=None, eta_seconds=None, checkpoint_step=None, checkpoint_age_seconds=None, bucket=None,
-        push_lag_seconds=None, push_last_success=None, push_error=None, safe_steps=(), is_safe=False, restarts=0,
-        started_at=None, run_seconds=0.0, error_tail="", supervisor_pid=None, run_pid=None,
-    )  # fmt: skip
+    return JobStatus(name=name, phase="broken", reason=why)
 
 
 def _phase(paths: JobPaths, state: State, supervisor: int | None, nothing_to_push: bool) -> tuple[str, str]:
@@ -110,7 +106,7 @@ def _seconds(start: Start, run_lives: bool, progress: Progress | None) -> float:
     if start.ended:
         return start.seconds
     end = time.time() if run_lives or progress is None else progress.time
-    return max(0.0, round(end - datetime.fromisoformat(start.time).timestamp(), 1))
+    return max(0.0, round(end - seconds_of(start.time), 1))
 
 
 def _eta(progress: Progress | None) -> float | None:
@@ -142,6 +138,11 @@ def _last_logged(path: Path) -> dict[str, float]:
     return {}
 
 
+def _measure(value: float | None) -> float | None:
+    """What the laptop takes: None for what is not finite."""
+    return max(0.0, value) if value is not None and math.isfinite(value) else None
+
+
 def machine_status(root: Path) -> MachineStatus:
     """How the machine stands."""
     disk = shutil.disk_usage(root)
@@ -151,7 +152,7 @@ def machine_status(root: Path) -> MachineStatus:
         disk_free_gib=round(disk.free / GIB, 2),
         disk_total_gib=round(disk.total / GIB, 2),
         idle_guard=_idle(root),
-        booted_at=_iso(booted) or "",
+        booted_at=_iso(booted),
     )
 
 

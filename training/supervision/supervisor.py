@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import datetime
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -51,6 +50,7 @@ from training.supervision.state import (
     newest_step,
     now,
     read_state,
+    seconds_of,
     write_state,
 )
 from training.supervision.watchdog import DUMP_SECONDS, TERM_SECONDS, Watchdog, end_hung
@@ -312,7 +312,7 @@ class Supervisor:
         latest = self.state.starts[-1]
         progress = read_progress(self.paths.run)
         saved = newest_step(self.paths)
-        reached = progress.step if progress is not None and progress.time >= _seconds(latest.time) else latest.from_step
+        reached = progress.step if progress is not None and progress.time >= seconds_of(latest.time) else latest.from_step
         if seconds is None:
             seconds = latest.seconds
         latest = replace(latest, reached_step=max(reached, saved), saved_step=saved, seconds=round(seconds, 1), ended=ended)
@@ -327,7 +327,7 @@ class Supervisor:
         if self.state.starts and not self.state.starts[-1].ended:
             latest = self.state.starts[-1]
             progress = read_progress(self.paths.run)
-            lived = max(0.0, progress.time - _seconds(latest.time)) if progress is not None else 0.0
+            lived = max(0.0, progress.time - seconds_of(latest.time)) if progress is not None else 0.0
             self._end_start("rebooted" if latest.boot != boot_id() else "unsupervised", lived)
 
     def _claim(self) -> None:
@@ -385,7 +385,3 @@ class Supervisor:
             file.seek(self.log_began)
             lines = file.read().decode(errors="replace").splitlines()
         return "\n".join(line for line in lines if not line.startswith("supervisor: "))[-TAIL_CHARACTERS:].strip()
-
-
-def _seconds(time_said: str) -> float:
-    return datetime.fromisoformat(time_said).timestamp()

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from tests.tools.programs import require
 from tests.tools.stand_in_cloud import rest_resources as resources
 from tests.tools.stand_in_cloud.world import REGIONS, State, World, now, usage
 
@@ -97,8 +97,7 @@ class Rest:
 
 def needs_gcloud() -> None:
     """Skip a test where there is no gcloud: no package index has it, so nothing here can bring it."""
-    if shutil.which("gcloud") is None:
-        pytest.skip("gcloud is not installed: https://cloud.google.com/sdk/docs/install")
+    require("gcloud")
 
 
 @contextlib.contextmanager

@@ -268,6 +268,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path):
     """In a process of its own: HDF5 does not forgive a file that it cannot close."""
     command = f"ulimit -f 300; exec {sys.executable} -m training simulate {tmp_path}/cells.h5ad n_cells=1000 n_perturbations=12"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"  # the limit cuts off a .pyc too, which every later process would fall over
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1, done.stderr
     assert "failed: simulate: " in done.stderr

@@ -1,0 +1,98 @@
+"""The folder that a pull may write into: this run's own or a new one, with nothing in it that leads elsewhere."""
+
+import json
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from infra.outputs import project_root
+from infra.refusal import Failed, Refused
+from training.untrusted import escaped, single_name
+
+ELSEWHERE = "another place: --into FOLDER"
+
+
+def folder_for(into: Path, name: str) -> Path:
+    """`into`/NAME, after `into` was made; the name comes from outside.
+
+    Raises: Refused where it may not be written.
+    """
+    single_name(name, "name of the run")
+    into = _made(into)
+    if into.resolve() in {Path(path).resolve() for path in [*sys.path, str(project_root())]}:
+        raise Refused(f"--into: {into}: Python imports from that folder, and a run's files must not become modules ({ELSEWHERE})")
+    target = into / name
+    if target.is_symlink():
+        raise Refused(f"{target}: is a link, and a pull writes no further than its own folder ({ELSEWHERE})")
+    if target.exists() and not target.is_dir():
+        raise Refused(f"{target}: is no folder ({ELSEWHERE})")
+    for path in _foreign(target):
+        raise Refused(
+            f"{escaped(str(path))}: is a link, a device or the like, and a pull would write through it: remove it ({ELSEWHERE})"
+        )
+    return target
+
+
+def refuse_other(target: Path, begun: str) -> None:
+    """Raises: Refused unless `target` is empty or holds the run that began as `begun`."""
+    if not target.exists() or not any(target.iterdir()):
+        return
+    try:
+        here = beginning_of((target / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        here = None
+    if here is None:
+        raise Refused(f"{target}: is not empty and holds no run ({ELSEWHERE})")
+    if here != begun:
+        raise Refused(f"{target}: holds another run of this name ({ELSEWHERE})")
+
+
+def beginning_of(text: str) -> str | None:
+    """Which beginning of a run a run.json is of; None if it is none."""
+    try:
+        first = json.loads(text)["starts"][0]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return json.dumps(first, sort_keys=True) if isinstance(first, dict) else None
+
+
+def remove_foreign(target: Path, source: str) -> None:
+    """Take away what `source` sent and is no regular file or folder of a printable name: rsync and the bucket should let none pass.
+
+    Raises: Failed if there was any.
+    """
+    found = list(_foreign(target))
+    for path in found:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    if found:
+        raise Failed(
+            f"{source}: it sent {escaped(str(found[0].relative_to(target)))!r}, no regular file of a printable name; it was "
+            "removed. Do not trust the rest"
+        )
+
+
+def _foreign(target: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(target):
+        for name in (*folders, *files):
+            path = Path(folder, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not name.isprintable():
+                yield path
+
+
+def _made(into: Path) -> Path:
+    into = into.absolute()
+    above = next(folder for folder in (into, *into.parents) if folder.exists())
+    if not above.is_dir():
+        raise Refused(f"--into: {into}: {above} is no folder")
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(f"--into: {into}: {error.strerror}") from None
+    return into
