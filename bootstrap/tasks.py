@@ -223,7 +223,7 @@ def stop(c: Context, run: str | None = None, stack: str | None = None, host: str
         **MACHINE,
         **RUN,
         "into": "folder of this computer for the results (default: runs)",
-        "bucket": "copy from this bucket: gs://BUCKET, or file:///FOLDER of this computer; without --run it lists the runs (default: the machine)",
+        "bucket": "copy from this bucket: gs://BUCKET, or file:///FOLDER here; no --run: list its runs (default: the machine)",
     }
 )
 @plain_refusals
