@@ -17,10 +17,20 @@ __all__ = [
 ]  # fmt: skip
 
 
-@task(help={**STACK, "without-sync": "do not ask the machine for its last results", "seconds": "how long to wait for them"})
+@task(
+    help={
+        **STACK,
+        "without-sync": "destroy it without copying its last results to the bucket (default: they are copied first)",
+        "seconds": "how long to wait for the last results, in seconds (default: 600)",
+    }
+)
 @plain_refusals
 def down(c: Context, stack: str | None = None, without_sync: bool = False, seconds: str = "600") -> None:
-    """Give a machine back: last results to the bucket, pulumi destroy, then a sweep that proves that nothing costs."""
+    """Destroy what a stack declares: last results to the bucket, `pulumi destroy`, then a list of what still costs money.
+
+    The bucket of the stack `storage` and its results stay.
+    Example: ./fab down --stack l4
+    """
     engine = Engine(stack)
     machine, wait = machine_of(engine), _seconds(seconds)
     if machine and not without_sync:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from bootstrap.connection import LOST, Host
 from bootstrap.steps import Action, Command, Copy
+from bootstrap.sync_progress import run_with_progress
 from infra.refusal import Failed
 
 
@@ -20,10 +21,11 @@ def apply(host: Host, actions: Iterable[Action]) -> int:
     number = 0
     for action in actions:
         number += 1
-        print(f"-> {action.does}", flush=True)
+        note = f" ({action.note})" if isinstance(action, Command) and action.note else ""
+        print(f"-> {action.does}{note}", flush=True)
         start = time.monotonic()
         if isinstance(action, Command):
-            code = host.show(action.shell, action.stdin).code
+            code = _sync(host, action) if action.is_sync else host.show(action.shell, action.stdin).code
             if code:
                 raise Failed(
                     f"{host.machine.label}: {action.does}: ended with exit code {code} (see above); the same command goes on there"
@@ -40,6 +42,13 @@ def shown(host: Host, action: Action) -> str:
         return action.shell + ("   # with text on standard input" if action.stdin else "")
     words = host.rsync(action.source, action.to, *action.options, files=action.files)
     return shlex.join(words) + (f"   # {len(action.files)} names on standard input" if action.files is not None else "")
+
+
+def _sync(host: Host, action: Command) -> int:
+    code = run_with_progress(host.ssh(action.shell))
+    if code == LOST:
+        raise host.lost("")
+    return code
 
 
 def _copy(host: Host, action: Copy) -> None:

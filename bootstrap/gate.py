@@ -5,6 +5,7 @@ import tomllib
 
 from bootstrap.facts import Facts
 from bootstrap.machine import Machine
+from bootstrap.steps import DOWNLOAD
 from infra.outputs import DATA
 from infra.refusal import Failed, Refused
 
@@ -44,7 +45,12 @@ def _gpu(facts: Facts, machine: Machine, lock: str) -> str:
     if facts.nvidia_smi_code is None:
         if facts.has_nvidia_card or wants_gpu:
             raise Failed(f"{name}: has an NVIDIA GPU, but no driver (no nvidia-smi); {_DRIVER_ADVICE}")
-        return f"{name} has no NVIDIA GPU: runs will compute on its CPU, which is right for a rehearsal"
+        also = (
+            ""
+            if facts.environment
+            else f". It gets the same environment as a machine with a GPU, {DOWNLOAD}: requirements.lock holds one build of torch"
+        )
+        return f"{name} has no NVIDIA GPU: runs compute on its CPU, which is right for a rehearsal{also}"
     if facts.nvidia_smi_code != 0:
         raise Failed(f"{name}: nvidia-smi ended with {facts.nvidia_smi_code}: {facts.nvidia_smi[:200]}; {_DRIVER_ADVICE}")
     found = re.search(r"(?P<gpu>[^,]+), (?P<driver>(?P<major>\d+)[\d.]*), (?P<memory>\d+ MiB)", facts.nvidia_smi)

@@ -31,17 +31,21 @@ CHECKS = {
 
 
 MACHINE = {
-    "stack": "the machine of this stack (default: $PULUMI_STACK, or the one that is selected)",
-    "host": "another Linux machine, as user@host:port (default: $INCUBATOR_HOST)",
-    "folder": "where everything goes on it (default: $INCUBATOR_FOLDER, or ~/incubator)",
+    "stack": "name of the stack whose machine is meant, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)",
+    "host": "instead of a stack's: any Linux machine, as user@host or user@host:port (default: $INCUBATOR_HOST)",
+    "folder": "with --host: the folder of that machine for code, data and runs (default: $INCUBATOR_FOLDER, or ~/incubator)",
 }
-RUN = {"run": "name of the run (default: the only one, or the only one that lives)"}
+RUN = {"run": "name of the run, such as screen (default: the only run, or the only one that has not ended)"}
 
 
 @task
 @plain_refusals
 def demo(c: Context) -> None:
-    """Simulate a small screen, train on it, predict its held-out cells and judge them: minutes on a CPU."""
+    """Try everything on this computer: simulate a small screen, train, predict, evaluate. Minutes on a CPU.
+
+    The first time it downloads about 3 GB (torch above all). The results are in runs/demo; open runs/demo/report.html.
+    Example: ./fab demo
+    """
     check_lock()
     training = f"{_uv()} run --group training training"
     run(c, "rm -rf runs/demo_data")  # of an earlier demo: `simulate` overwrites nothing
@@ -53,14 +57,17 @@ def demo(c: Context) -> None:
 
 @task(
     help={
-        "cloud": "also the tests over the real engine, gcloud and whole machines: some 20 minutes (tests/tools/bring_tools first)"
+        "cloud": "also the tests over the real Pulumi engine, gcloud and whole machines: about 20 minutes more (default: no). Run "
+        "tests/tools/bring_tools before"
     }
 )
 @plain_refusals
 def check(c: Context, cloud: bool = False) -> None:
-    """Run every check and test; all run whatever fails. A table ends it, and a line on tests that this machine leaves out.
+    """Run all checks and tests of this project: format, lint, types, imports, tests. A failure does not end the others.
 
-    As root on Debian, apt installs the programs that tests need and that are missing.
+    A table ends it, and a line on tests that this machine leaves out. As root on Debian, apt installs the programs that tests
+    need and that are missing.
+    Example: ./fab check
     """
     check_lock()
     run(c, f"{_uv()} sync --inexact --all-groups")
@@ -83,17 +90,24 @@ def check(c: Context, cloud: bool = False) -> None:
 @task
 @plain_refusals
 def lock(c: Context) -> None:
-    """Renew requirements.lock after a change in pyproject.toml: the versions and hashes that every installation must have."""
+    """Write requirements.lock anew after a change of the dependencies in pyproject.toml.
+
+    It has the version of each package and the SHA-256 of its files. Nothing else is ever installed, here or on a machine.
+    The newest versions before `exclude-newer` of pyproject.toml are chosen.
+    Example: ./fab lock
+    """
     run(c, "./fab lock")
 
 
 @task(
     help={
         **MACHINE,
-        "data": "what to bring: gs://, hf://, https://...#sha256=, a folder here, or a name of configs/data/; may be repeated",
-        "swap-gib": "make a swap file of so many GiB",
-        "idle-minutes": "power a rented machine off after so many minutes without a run or a login (default 30; 0: never)",
-        "dry-run": "print the commands, run none",
+        "data": "data for the machine, such as data/screen (here), gs://BUCKET/PREFIX, hf://datasets/ORG/NAME@REVISION, "
+        "https://HOST/FILE#sha256=HEX, or a name of configs/data/. May be given several times (default: none)",
+        "swap-gib": "size of a swap file on the machine, in GiB, such as 16 (default: no swap file)",
+        "idle-minutes": "power a rented machine off after this many minutes without a run and without a login; 0: never "
+        "(default: 30, or what an earlier bootstrap set)",
+        "dry-run": "print the commands and run none of them (default: no)",
     },
     iterable=["data"],
 )
@@ -108,7 +122,11 @@ def bootstrap(
     idle_minutes: str | None = None,
     dry_run: bool = False,
 ) -> None:
-    """Bring uv, code, environment, tokens and data to the machine; what is there already is left alone."""
+    """Prepare a machine: copy uv, code, tokens and data to it, and install the environment. Only what is missing is done.
+
+    The code is what git tracks, and what it neither tracks nor ignores. Secrets and large files are refused by name.
+    Example: ./fab bootstrap --stack l4 --data data/screen
+    """
     swap, idle = _number("--swap-gib", swap_gib, least=1), _number("--idle-minutes", idle_minutes, least=0)
     make_ready(_host(stack, host, folder), data, swap, idle, dry_run)
     _remember(stack, host, folder)
@@ -117,10 +135,11 @@ def bootstrap(
 @task(
     help={
         **MACHINE,
-        "run": "run file, such as configs/runs/demo.yaml",
-        "set": "KEY=VALUE laid over it; may be repeated",
-        "bucket": "results of a machine that no stack rents: gs://BUCKET, or file:///FOLDER, an existing folder of that machine",
-        "systemd": "start it as a systemd unit (needs sudo there) instead of under nohup",
+        "run": "run file, such as screen.yaml (no default: it is needed)",
+        "set": "KEY=VALUE that replaces a setting of the run file, such as optim.lr=3e-4. May be given several times",
+        "bucket": "with --host: where the results go, gs://BUCKET, or file:///FOLDER, an existing folder of that machine "
+        "(default with a stack: its bucket)",
+        "systemd": "start the run as a systemd unit, which needs sudo on the machine (default: under nohup)",
     },
     iterable=["set"],
 )
@@ -135,7 +154,11 @@ def train(
     bucket: str | None = None,
     systemd: bool = False,
 ) -> None:
-    """Start a run that needs nobody: it survives logout and reboot, and its checkpoints go to the bucket."""
+    """Start a run on a machine. It goes on after logout and reboot, and its checkpoints go to the bucket.
+
+    A run of the same name that was stopped or cut off goes on from its newest checkpoint.
+    Example: ./fab train --run screen.yaml --set trainer.max_steps=20000
+    """
     file = Path(run) if run else None
     runs.validated(file, set, bucket)  # before any machine is asked
     there = _host(stack, host, folder)
@@ -144,10 +167,13 @@ def train(
     runs.train(there, file, set, bucket, systemd)
 
 
-@task(help={**MACHINE, "watch": "renew it every ten seconds"})
+@task(help={**MACHINE, "watch": "show the table again every 10 seconds until Ctrl-C (default: once)"})
 @plain_refusals
 def status(c: Context, stack: str | None = None, host: str | None = None, folder: str | None = None, watch: bool = False) -> None:
-    """How the runs on the machine are getting on."""
+    """Show the runs on a machine: state, step, loss, speed, what is in the bucket, cost.
+
+    Example: ./fab status --watch
+    """
     there = _host(stack, host, folder)
     if watch:
         runs.watch(there)
@@ -155,7 +181,14 @@ def status(c: Context, stack: str | None = None, host: str | None = None, folder
         print(table(runs.status(there), there.machine))
 
 
-@task(help={**MACHINE, **RUN, "follow": "go on with what comes", "number": "lines of the past (default 50)"})
+@task(
+    help={
+        **MACHINE,
+        **RUN,
+        "follow": "show new lines as they come, until Ctrl-C (default: no)",
+        "number": "lines to show, from the end (default: 50)",
+    }
+)
 @plain_refusals
 def logs(
     c: Context,
@@ -166,7 +199,10 @@ def logs(
     host: str | None = None,
     folder: str | None = None,
 ) -> None:
-    """What a run has printed."""
+    """Show what a run has printed.
+
+    Example: ./fab logs --run screen --follow
+    """
     lines = _number("--number", number, least=0)
     runs.logs(_host(stack, host, folder), run, follow, 50 if lines is None else lines)
 
@@ -174,7 +210,11 @@ def logs(
 @task(help={**MACHINE, **RUN})
 @plain_refusals
 def stop(c: Context, run: str | None = None, stack: str | None = None, host: str | None = None, folder: str | None = None) -> None:
-    """End a run: a checkpoint, its last results to the bucket, and then it is safe to destroy the machine."""
+    """End a run with a checkpoint, and copy its last results to the bucket. After that the machine may be destroyed.
+
+    `./fab train` with the same run file goes on from the checkpoint.
+    Example: ./fab stop --run screen
+    """
     runs.stop(_host(stack, host, folder), run)
 
 
@@ -182,8 +222,8 @@ def stop(c: Context, run: str | None = None, stack: str | None = None, host: str
     help={
         **MACHINE,
         **RUN,
-        "into": "folder here (default: runs)",
-        "bucket": "instead of the machine: gs://BUCKET, or file:///FOLDER of this laptop; without --run it lists the runs",
+        "into": "folder of this computer for the results (default: runs)",
+        "bucket": "copy from this bucket: gs://BUCKET, or file:///FOLDER here; no --run: list its runs (default: the machine)",
     }
 )
 @plain_refusals
@@ -196,7 +236,11 @@ def pull(
     folder: str | None = None,
     bucket: str | None = None,
 ) -> None:
-    """Bring a run's results here, verified; from the bucket, if the machine is gone."""
+    """Copy the results of a run to this computer and verify them: from the machine, or from the bucket if it is gone.
+
+    Then: training evaluate runs/NAME
+    Example: ./fab pull --run screen --bucket gs://my-cells-incubator
+    """
     if bucket is None:
         results.pull(_host(stack, host, folder), run, Path(into))
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from infra.refusal import Refused
 
-FROM_ENVIRONMENT = ("HF_TOKEN", "WANDB_API_KEY")
+FROM_ENVIRONMENT = ("HF_TOKEN",)  # what something on the machine reads: downloads from the Hugging Face hub
 _LINE = re.compile(r"(?:export\s+)?(?P<key>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*)")
 
 

@@ -14,29 +14,39 @@ from infra.rent import rent
 from infra.stack_config import MachineSettings, check_stack_name
 from infra.sweep import billed, delete, table
 
-STACK = {"stack": "name of the stack (default: $PULUMI_STACK, or the one that is selected)"}
+STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)"}
 
 
 @task(help=STACK)
 @plain_refusals
 def preflight(c: Context, stack: str | None = None) -> None:
-    """Ask GCP whether a stack can come up: login, APIs, quota, permissions, image. Creates nothing."""
+    """Ask Google Cloud whether a stack can be created: login, APIs, quota, permissions, image. Creates nothing, costs nothing.
+
+    Example: ./fab preflight --stack l4
+    """
     engine = Engine(stack)
     for line in check_beforehand(engine.settings(), engine.stack):
         print(line)
 
 
-@task(help={**STACK, "replace": "let a change replace the VM or the data disk"})
+@task(help={**STACK, "replace": "allow a change that deletes the VM or the data disk and makes a new one (default: refused)"})
 @plain_refusals
 def up(c: Context, stack: str | None = None, replace: bool = False) -> None:
-    """Bring a stack up: preflight, pulumi up, the next zone if one is sold out, then a look at what came."""
+    """Create or change what a stack declares, a machine for example. From then on it costs money, until `./fab down`.
+
+    Preflight comes first, then `pulumi up`. If a zone has no machine of this type left, the next zone is tried.
+    Example: ./fab up --stack l4
+    """
     rent(Engine(stack), allow_replace=replace)
 
 
-@task(help={**STACK, "until": "a date such as 2026-12-01: what it will have cost if left until then"})
+@task(help={**STACK, "until": "a date such as 2026-12-01: also what it will have cost by then (default: no such line)"})
 @plain_refusals
 def cost(c: Context, stack: str | None = None, until: str | None = None) -> None:
-    """What a machine costs: per hour now, since its creation, and, with --until, if it is left."""
+    """Show what a machine costs in dollars: per hour now, since its creation, and until a date. An estimate.
+
+    Example: ./fab cost --stack l4 --until 2027-01-31
+    """
     engine = Engine(stack)
     settings = engine.settings()
     if not isinstance(settings, MachineSettings):
@@ -56,14 +66,17 @@ def _day(text: str | None) -> datetime | None:
 
 @task(
     help={
-        "stack": "only this stack's (default: everything of the project)",
-        "project": "GCP project",
-        "delete": "delete it, after asking",
+        "stack": "only what belongs to this stack, such as l4 (default: everything of the project)",
+        "project": "project of Google Cloud, such as my-cells (default: the one of the stack)",
+        "delete": "delete what was found, after a question (default: list it)",
     }
 )
 @plain_refusals
 def sweep(c: Context, stack: str | None = None, project: str | None = None, delete: bool = False) -> None:
-    """List what still costs money, by label, whatever Pulumi's state says. Exit code 1 if there is anything."""
+    """List what still costs money in Google Cloud, by its labels, not by Pulumi's state. Exit code 1 if anything does.
+
+    Example: ./fab sweep --delete
+    """
     if stack is not None:
         check_stack_name(stack)
     sweep_up(project or project_of(stack), stack, delete)

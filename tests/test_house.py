@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import inspect
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import fabfile
 from tests.tools.programs import path_of
 from training.__main__ import parser
 
@@ -123,6 +125,20 @@ def test_fab_lists_its_verbs():
     assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == [
         "bootstrap", "check", "cost", "demo", "down", "lock", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", sorted(fabfile.__all__))
+def test_help_of_a_verb_of_fab_has_an_example_and_says_what_each_option_is_without_it(verb):
+    task = getattr(fabfile, verb)
+    parameters = set(inspect.signature(task.body).parameters) - {"c"}
+
+    (example,) = re.findall(r"^ +Example: \./fab (.*)$", task.__doc__ or "", re.MULTILINE)
+    typed, *words = shlex.split(example)
+
+    assert typed == verb
+    assert {word[2:].replace("-", "_") for word in words if word.startswith("--")} <= parameters
+    assert {name.replace("_", "-") for name in parameters} == set(task.help)
+    assert [name for name, text in task.help.items() if "default" not in text and "several times" not in text] == []
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -94,42 +94,71 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_training_verbs(verbs: Verbs) -> None:
-    _run_file(_verb(verbs, "fit", _fit, "train a model", "training fit configs/runs/demo.yaml optim.lr=3e-4"))
-    run = _verb(verbs, "check", _check, "do everything but train", "training check configs/runs/demo.yaml")
+    _run_file(_verb(verbs, "fit", _fit, "train a model on a run file", "training fit configs/runs/demo.yaml optim.lr=3e-4"))
+    run = _verb(
+        verbs,
+        "check",
+        _check,
+        "read and verify everything that a run needs, without training: files, split, memory, one pass",
+        "training check configs/runs/demo.yaml",
+    )
     _run_file(run)
     run.add_argument(
         "--write-features",
         type=Path,
         metavar="FILE",
-        help="first write a new features file (.npz, .pt or .safetensors): which genes each perturbation of the data names",
+        help="before that, write a new features file (.npz, .pt or .safetensors) that says which genes each perturbation of the "
+        "data names (default: none is written)",
     )
     example = "training show-config configs/runs/demo.yaml optim.lr=3e-4"
-    _run_file(_verb(verbs, "show-config", _show_config, "print the resolved configuration and its plan", example))
+    _run_file(
+        _verb(
+            verbs,
+            "show-config",
+            _show_config,
+            "print every setting with its value and its meaning, and the plan of the run",
+            example,
+        )
+    )
 
 
 def _add_result_verbs(verbs: Verbs) -> None:
     example = "training predict runs/demo --output cells.h5ad --table wanted.csv"
-    run = _verb(verbs, "predict", _predict, "write predicted cells", example)
+    run = _verb(verbs, "predict", _predict, "write predicted cells of a trained model to an .h5ad file", example)
     _trained_run(run)
-    run.add_argument("--output", type=Path, required=True, metavar="OUT.h5ad", help="file to write")
-    table = "CSV or TSV with perturbation, cell_type, n_cells (instead of a split)"
+    run.add_argument(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="OUT.h5ad",
+        help="file to write; earlier predictions in it are replaced, any other file is refused",
+    )
+    table = "CSV or TSV file with the columns perturbation, cell_type and n_cells: what to predict (default: the split)"
     run.add_argument("--table", type=Path, metavar="FILE", help=table)
     _trained_run(
-        _verb(verbs, "evaluate", _evaluate, "judge the model beside the baselines", "training evaluate runs/demo --split test")
+        _verb(
+            verbs,
+            "evaluate",
+            _evaluate,
+            "compare predictions with real cells and with simple baselines; write metrics.json and report.html",
+            "training evaluate runs/demo --split test",
+        )
     )
-    run = _verb(verbs, "report", _report, "write report.html of a run", "training report runs/demo")
-    run.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run")
+    run = _verb(verbs, "report", _report, "write report.html of a run again", "training report runs/demo")
+    run.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/demo")
 
 
 def _add_simulate(verbs: Verbs) -> None:
     example = "training simulate runs/cells.h5ad n_cells=20000"
-    run = _verb(verbs, "simulate", _simulate, "write simulated cells with known truth", example)
+    run = _verb(verbs, "simulate", _simulate, "write a simulated screen whose true effects are known", example)
     beside = "file to write; OUT_features.npz and OUT_split.toml go beside it"
     run.add_argument("output", type=Path, metavar="OUT.h5ad", help=beside)
     from training.data.simulation_settings import Simulation
 
     defaults = ", ".join(f"{field.name}={field.default}" for field in fields(Simulation))
-    run.add_argument("settings", nargs="*", metavar="KEY=VALUE", help=f"what differs from {defaults}")
+    run.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help=f"settings that differ from the defaults, which are {defaults}"
+    )
 
 
 def _verb(
@@ -149,17 +178,22 @@ def _run_file(added: argparse.ArgumentParser) -> None:
         "settings",
         nargs="*",
         metavar="RUN.yaml | KEY=VALUE",
-        help="a run file (or configs/runs/transition.yaml), then settings laid over it; those of `state tx train` work too",
+        help="a run file (default: configs/runs/transition.yaml), then settings that replace those of the file, such as "
+        "optim.lr=3e-4; settings of `state tx train` are accepted too",
     )
 
 
 def _trained_run(added: argparse.ArgumentParser) -> None:
-    added.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run")
+    added.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/demo")
     added.add_argument(
-        "settings", nargs="*", metavar="KEY=VALUE", help="settings laid over the run's, such as data.split=other.toml"
+        "settings", nargs="*", metavar="KEY=VALUE", help="settings that replace those of the run, such as data.split=other.toml"
     )
-    added.add_argument("--split", choices=("test", "val"), help="which held-out cells (default: test)")
-    added.add_argument("--checkpoint", metavar="WHICH", help="best, last or a step (default: model.pt, which is the best)")
+    added.add_argument("--split", choices=("test", "val"), help="which held-out cells of the split file (default: test)")
+    added.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        help="weights to use: best, last, or a step such as 4000 (default: model.pt, which has the best)",
+    )
 
 
 def _config(chosen: argparse.Namespace) -> "RunConfig":

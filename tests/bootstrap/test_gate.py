@@ -30,8 +30,12 @@ def test_two_gpus_are_judged_by_the_first():
     assert "driver 580.159.03" in gate(with_gpu(f"{L4} {L4}"), RENTED, LOCK)
 
 
-def test_a_cpu_is_said_aloud_and_not_refused():
-    assert gate(READY, BOX, LOCK) == "box has no NVIDIA GPU: runs will compute on its CPU, which is right for a rehearsal"
+def test_a_cpu_is_said_aloud_and_not_refused_and_so_is_what_it_downloads_once():
+    said = "box has no NVIDIA GPU: runs compute on its CPU, which is right for a rehearsal"
+    once = ". It gets the same environment as a machine with a GPU, about 3.2 GB to download, 2.4 of them CUDA libraries: "
+
+    assert gate(READY, BOX, LOCK) == f"{said}{once}requirements.lock holds one build of torch"
+    assert gate(replace(READY, environment="ee"), BOX, LOCK) == said
     assert "rehearsal" in gate(READY, replace(RENTED, machine_type="e2-standard-4"), LOCK)
 
 

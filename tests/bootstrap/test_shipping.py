@@ -148,7 +148,7 @@ def test_a_pin_of_uv_without_a_version_is_told(tmp_path, monkeypatch):
 
 def test_tokens_are_those_that_are_known_and_all_of_dot_env(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_environment")
-    monkeypatch.setenv("WANDB_API_KEY", "")
+    monkeypatch.setenv("WANDB_API_KEY", "nothing reads it on the machine")
     monkeypatch.setenv("OTHER_SECRET", "stays here")
     (tmp_path / ".env").write_text("# mine\n\nexport HF_TOKEN='hf_file'\nNEPTUNE = \"a=b\"\n")
 
@@ -156,6 +156,12 @@ def test_tokens_are_those_that_are_known_and_all_of_dot_env(tmp_path, monkeypatc
 
     assert found == {"HF_TOKEN": "hf_file", "NEPTUNE": "a=b"}
     assert env_file(found) == "HF_TOKEN=hf_file\nNEPTUNE=a=b\n"
+
+
+def test_a_token_that_is_empty_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", " ")
+
+    assert tokens(tmp_path) == {}
 
 
 @pytest.mark.parametrize(

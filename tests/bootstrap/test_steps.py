@@ -1,6 +1,7 @@
 """Facts -> commands, without SSH: the tables of tests/bootstrap/steps/."""
 
 import hashlib
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,39 @@ def test_tokens_stand_on_standard_input_alone():
     assert TOKEN not in action.shell + action.does
 
 
+def test_an_environment_is_not_synced_from_another_lock_than_the_one_that_was_checked(tmp_path):
+    code = tmp_path / "code"
+    (code / ".venv").mkdir(parents=True)
+    (code / "uv.lock").write_text("checked\n")
+    (code / "pyproject.toml").write_text("[project]\n")
+    (tmp_path / "uv").write_text("#!/bin/sh\necho it ran\n")
+    (tmp_path / "uv").chmod(0o755)
+    wanted = _wanted(READY["wanted"] | {"environment": _sha256("checked\n[project]\n")})
+    (action,) = steps(_facts(READY["facts"], wanted, root=str(tmp_path), environment=""), wanted)
+    assert isinstance(action, Command)
+
+    done = subprocess.run(["sh", "-c", action.shell], capture_output=True, text=True)
+    (code / "uv.lock").write_text("another\n")
+    refused = subprocess.run(["sh", "-c", action.shell], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout) == (0, "it ran\n")
+    assert (refused.returncode, refused.stdout) == (
+        1, "error: uv.lock and pyproject.toml are not those that were checked on the laptop; fab bootstrap copies them again\n"
+    )  # fmt: skip
+    assert not (code / ".venv/.synced").exists()
+
+
+def test_what_is_downloaded_is_said_before_the_first_sync():
+    wanted = _wanted(READY["wanted"])
+
+    (first,) = steps(_facts(READY["facts"], wanted, environment=""), wanted)
+    (later,) = steps(_facts(READY["facts"], wanted, environment="another"), wanted)
+
+    assert isinstance(first, Command)
+    assert isinstance(later, Command)
+    assert (first.note, later.note) == ("about 3.2 GB to download, 2.4 of them CUDA libraries", "")
+
+
 @pytest.mark.parametrize(
     ("idle", "asked", "minutes"),
     [
@@ -70,8 +104,9 @@ def _wanted(values: dict[str, Any]) -> Wanted:
     )
 
 
-def _facts(values: dict[str, Any], wanted: Wanted) -> Facts:
+def _facts(values: dict[str, Any], wanted: Wanted, **changes: str) -> Facts:
     """The placeholders stand for hashes of what would be sent."""
+    values = values | changes
     root = values["root"]
     known = {
         "HASH_OF_LISTING": _sha256(wanted.listing),
