@@ -259,12 +259,31 @@ def test_an_answer_of_gcloud_that_is_none_is_one_sentence(machine, laptop, tmp_p
         write_ssh_config(rented(replace(OUTPUTS, ssh_user=None)))
 
 
-@pytest.mark.parametrize("field", ["address", "user", "proxy", "host_key_alias"])
-def test_no_output_of_a_stack_begins_a_line_of_its_own(field):
+LINES = "x\n  LocalCommand touch /tmp/owned"
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        replace(rented(OUTPUTS), address=LINES),
+        replace(rented(OUTPUTS), proxy=LINES),
+        replace(rented(OUTPUTS), host_key_alias=LINES),
+        replace(rented(OUTPUTS), user=LINES),
+        replace(rented(OUTPUTS), label=LINES),
+    ],
+    ids=["address", "proxy", "host_key_alias", "user", "label"],
+)
+def test_no_output_of_a_stack_begins_a_line_of_its_own(machine):
     with pytest.raises(Refused, match=r"has characters that do not print: no ssh_config can say that"):
-        ssh_config(
-            replace(rented(OUTPUTS), **{field: "x\n  LocalCommand touch /tmp/owned"}), None if field != "user" else "x\ny", Path()
-        )
+        ssh_config(machine, machine.user, Path())
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a/b", "", "a\nb", "-v"])
+def test_no_name_of_a_machine_leaves_the_folder_of_the_settings(laptop, name):
+    with pytest.raises(Refused, match=r"^name of the machine: "):
+        write_ssh_config(rented(replace(OUTPUTS, name=name, ssh_user="ada")))
+
+    assert not laptop.exists()
 
 
 def test_machines_of_one_name_share_no_connection(tmp_path):

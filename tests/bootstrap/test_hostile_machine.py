@@ -75,7 +75,7 @@ def test_a_pull_makes_no_module_of_a_run(evil, host, tmp_path, monkeypatch, modu
     monkeypatch.chdir(tmp_path / "results")
     results.pull(host, None, Path())  # a folder of one's own, in which fab and its children are started
 
-    fab = [Path(sys.executable).parent / "fab", "-r", Path(__file__).parents[2], "--list"]
+    fab = [str(Path(sys.executable).parent / "fab"), "-r", str(Path(__file__).parents[2]), "--list"]
     done = subprocess.run(fab, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert not (tmp_path / "owned").exists()
