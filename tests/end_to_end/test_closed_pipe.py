@@ -38,7 +38,6 @@ def unread(*words: str, stderr: bool = False) -> tuple[int, str]:
         (*SUPERVISION, "status"),
         (*SUPERVISION, "verify", "."),
         (*FAB, "--list"),
-        (*FAB, "--help"),
         (*FAB, "--help", "logs"),
     ],
     ids=lambda words: " ".join(words[-2:]).replace(str(ROOT), ""),
