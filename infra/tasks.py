@@ -43,7 +43,7 @@ def cost(c: Context, stack: str | None = None, until: str | None = None) -> None
     if not isinstance(settings, MachineSettings):
         raise Refused(
             f"stack {engine.stack} is no machine: its bucket costs about {BUCKET_USD_PER_GIB_MONTH:.2f} dollars a GiB and month, "
-            f"and what was deleted or overwritten in the last {UNDO_DAYS} days as much (accepted: the stack of a machine, such as l4)"
+            f"and what was deleted or overwritten in the last {UNDO_DAYS} days as much (accepted: a stack of a machine, such as l4)"
         )
     print(cost_of(settings.project, engine.stack, datetime.now(UTC), _day(until), settings.usd_per_hour))
 
