@@ -45,7 +45,7 @@ BROKEN = [
     Broken("storage", BUCKET, 'props["uniform_bucket_level_access"] = False', "bucket: could be made public"),
     Broken("storage", BUCKET, 'del props["soft_delete_policy"]', "bucket: deleted checkpoints would be paid for a week"),
     Broken("storage", BUCKET, 'del props["lifecycle_rules"][0]', "bucket: parts of broken uploads would stay"),
-    Broken("storage", BUCKET, 'props["versioning"].enabled = False', "bucket: what is deleted or overwritten could not be restored"),
+    Broken("storage", BUCKET, 'props["versioning"].enabled = False', "bucket: what is deleted or overwritten could not be"),
     Broken("storage", BUCKET, 'del props["versioning"]', "bucket: what is deleted or overwritten could not be restored"),
     Broken("storage", BUCKET, 'del props["lifecycle_rules"][3]', "bucket: earlier versions would be paid for ever"),
     Broken(

@@ -46,7 +46,7 @@ def test_what_was_deleted_or_overwritten_comes_back_as_the_readme_says(shell):
     shell("gcloud storage cp - gs://BUCKET/runs/NAME/metrics.json", stdin="figures")
     shell("gcloud storage rm gs://BUCKET/runs/NAME/metrics.json")
 
-    versions = dict.fromkeys(shell(listing).split())
+    versions = sorted(shell(listing).split())  # a generation is a time: the earliest first
 
     first, deleted = (next(name for name in versions if file in name) for file in ("model.pt", "metrics.json"))
     for file, version in (("model.pt", first), ("metrics.json", deleted)):
