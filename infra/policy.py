@@ -93,9 +93,27 @@ def _bucket(bucket: Planned) -> Iterator[str]:
         yield "could be deleted with what is in it (accepted: forceDestroy: false, protected)"
     if _block(inputs, "softDeletePolicy").get("retentionDurationSeconds") != 0:
         yield "deleted checkpoints would be paid for a week (accepted: softDeletePolicy.retentionDurationSeconds: 0)"
+    if _block(inputs, "versioning").get("enabled") is not True:
+        yield "what is deleted or overwritten could not be restored (accepted: versioning.enabled: true)"
     rules = [(_block(rule, "action").get("type"), _block(rule, "condition")) for rule in _blocks(inputs, "lifecycleRules")]
-    if "AbortIncompleteMultipartUpload" not in [action for action, _ in rules]:
+    yield from _lifecycle([action for action, _ in rules], [condition for action, condition in rules if action == "Delete"])
+
+
+def _lifecycle(actions: list[Any], deletes: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What is live is deleted by age only where both ends of its name are given: `runs/`, and a checkpoint's file."""
+    earlier = [condition for condition in deletes if condition.get("withState") == "ARCHIVED"]
+    if "AbortIncompleteMultipartUpload" not in actions:
         yield "parts of broken uploads would stay (accepted: a lifecycle rule AbortIncompleteMultipartUpload)"
+    if not all(
+        condition.get("age") and condition.get("matchesPrefixes") and condition.get("matchesSuffixes")
+        for condition in deletes
+        if condition not in earlier
+    ):
+        yield "a lifecycle rule would delete results (accepted: withState: ARCHIVED; or age, matchesPrefixes and matchesSuffixes)"
+    if not all(condition.get("daysSinceNoncurrentTime") for condition in earlier):
+        yield "earlier versions would go before they are missed (accepted: daysSinceNoncurrentTime of at least 1)"
+    if not any(not condition.get("matchesPrefixes") and not condition.get("matchesSuffixes") for condition in earlier):
+        yield "earlier versions would be paid for ever (accepted: a lifecycle rule Delete, withState: ARCHIVED, for all names)"
 
 
 def _disk(disk: Planned) -> Iterator[str]:
@@ -156,6 +174,8 @@ def _grant(grant: Planned) -> Iterator[str]:
     role, member = grant.inputs.get("role"), grant.inputs.get("member")
     if role not in ROLES[grant.type]:
         yield f"role {role} is broader than training needs (accepted on it: {_list(ROLES[grant.type])})"
+    if role == "roles/storage.objectUser" and not _block(grant.inputs, "condition").get("expression"):
+        yield "every machine could delete data/ (accepted: a condition on resource.name, below runs/)"
     if member != NOT_KNOWN and not str(member).startswith("serviceAccount:"):
         yield f"{member} is not the account of training (accepted: serviceAccount:EMAIL)"
 

@@ -144,8 +144,10 @@ def give_back(engine: Engine) -> None:
     if not engine.exists():
         return
     if engine.holds(BUCKET):
+        bucket = engine.outputs().get("bucket", "BUCKET")
         raise Refused(
-            f"stack {engine.stack} holds the bucket with your results, and is protected. To give it up for good: empty the bucket, "
+            f"stack {engine.stack} holds the bucket with your results, and is protected. To give it up for good, delete the "
+            f"objects with their earlier versions: gcloud storage rm --all-versions 'gs://{bucket}/**', "
             f"then: pulumi state unprotect --all --stack {engine.stack}; pulumi destroy --stack {engine.stack}"
         )
     ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)

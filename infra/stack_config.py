@@ -15,6 +15,9 @@ from infra.refusal import Refused
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
 
 PROJECT = "incubator"
+# What is deleted or overwritten in the bucket can be restored for so many days, and is paid for so long. A checkpoint's files are
+# large, and a newer checkpoint takes their place.
+UNDO_DAYS, CHECKPOINT_UNDO_DAYS = 7, 1
 IMAGE_PROJECT = "deeplearning-platform-release"
 IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
 # Pinned: a family moves on, and a moved image would be another machine. Seen READY on 2026-09-19.

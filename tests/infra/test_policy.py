@@ -44,13 +44,35 @@ BROKEN = [
     Broken("storage", BUCKET, 'props["public_access_prevention"] = "inherited"', "bucket: could be made public"),
     Broken("storage", BUCKET, 'props["uniform_bucket_level_access"] = False', "bucket: could be made public"),
     Broken("storage", BUCKET, 'del props["soft_delete_policy"]', "bucket: deleted checkpoints would be paid for a week"),
-    Broken("storage", BUCKET, 'del props["lifecycle_rules"]', "bucket: parts of broken uploads would stay"),
+    Broken("storage", BUCKET, 'del props["lifecycle_rules"][0]', "bucket: parts of broken uploads would stay"),
+    Broken("storage", BUCKET, 'props["versioning"].enabled = False', "bucket: what is deleted or overwritten could not be"),
+    Broken("storage", BUCKET, 'del props["versioning"]', "bucket: what is deleted or overwritten could not be restored"),
+    Broken("storage", BUCKET, 'del props["lifecycle_rules"][3]', "bucket: earlier versions would be paid for ever"),
+    Broken(
+        "storage",
+        BUCKET,
+        'props["lifecycle_rules"][3].condition.days_since_noncurrent_time = 0',
+        "bucket: earlier versions would go before they are missed",
+    ),
+    Broken(
+        "storage",
+        BUCKET,
+        'props["lifecycle_rules"][1].condition.matches_suffixes = None',
+        "bucket: a lifecycle rule would delete results",
+    ),
+    Broken(
+        "storage",
+        BUCKET,
+        'props["lifecycle_rules"][3].condition.with_state = "ANY"',
+        "bucket: a lifecycle rule would delete results",
+    ),
     Broken("storage", BUCKET, 'del props["labels"]["owner"]', "bucket: no label owner"),
     Broken("storage", BUCKET, 'props["labels"] = pulumi.Output.from_input({})', "bucket: no label owner, project, run, stack"),
     Broken("storage", SERVICE, 'props["disable_on_destroy"] = True', "would take an API from everyone in the project"),
     Broken("storage", PROJECT_GRANT, 'props["role"] = "roles/editor"', "role roles/editor is broader than training needs"),
     Broken("storage", PROJECT_GRANT, 'props["role"] = "roles/storage.objectUser"', "broader than training needs"),
     Broken("storage", BUCKET_GRANT, 'props["role"] = "roles/storage.admin"', "accepted on it: roles/storage.objectUser"),
+    Broken("storage", BUCKET_GRANT, 'props.pop("condition", None)', "training-runs-write: every machine could delete data/"),
     Broken("storage", BUCKET_GRANT, 'props["member"] = "allUsers"', "allUsers is not the account of training"),
     Broken(
         "storage",
@@ -116,7 +138,7 @@ def test_a_plain_preview_of_it_is_refused_in_the_same_words(stored, empty, at, b
 
 def test_up_is_refused_too_and_fab_up_says_it_once(stored, at):
     place = at(stored)
-    place.write(**BROKEN[16].text)
+    place.write(**next(broken for broken in BROKEN if broken.line == 'props["source_ranges"] = ["0.0.0.0/0"]').text)
 
     refused = place.engine.up("l4")
 

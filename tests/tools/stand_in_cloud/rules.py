@@ -164,8 +164,14 @@ KINDS = {
         "storage",
         "{name}",
         replacing=("enableObjectRetention", "hierarchicalNamespace", "location", "name", "project"),
-        kept=("publicAccessPrevention", "softDeletePolicy", "uniformBucketLevelAccess"),
-        values={"publicAccessPrevention": ("enforced", "inherited")},
+        # Optional and computed in the provider's schema (TF google-beta 6 and 7): a block that is no longer named stays as it was.
+        kept=_paths("""
+            lifecycleRules.condition.withState publicAccessPrevention softDeletePolicy uniformBucketLevelAccess versioning
+        """),
+        values={
+            "publicAccessPrevention": ("enforced", "inherited"),
+            "lifecycleRules.condition.withState": ("LIVE", "ARCHIVED", "ANY", ""),
+        },
         name=re.compile(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9]"),
         computed=("selfLink", "url", "projectNumber", "timeCreated", "updated"),
     ),
