@@ -4,6 +4,7 @@ import os
 import shlex
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap import facts as machine_facts
@@ -19,19 +20,39 @@ from infra.refusal import Refused
 from training.sources.parse import Local, plan, to_json
 
 
-def bootstrap(host: Host, data: Sequence[str], swap_gib: int | None, idle_minutes: int | None, dry_run: bool) -> None:
+@dataclass(frozen=True)
+class Here:
+    """What is to be copied from this laptop, or downloaded by the machine; judged before any machine is asked."""
+
+    project: Code
+    local: tuple[Local, ...]
+    sources: str
+    """JSON of the data that the machine downloads; empty if there are none."""
+    tokens: str
+
+    @classmethod
+    def of(cls, data: Sequence[str]) -> "Here":
+        """Judge the data that `--data` names, the code and the tokens.
+
+        Raises: Refused or Failed, with what stands in the way.
+        """
+        local, sources = _planned(data)
+        project = code()
+        return cls(project, local, sources, env_file(tokens(project.folder)))
+
+
+def bootstrap(host: Host, here: Here, swap_gib: int | None, idle_minutes: int | None, dry_run: bool) -> None:
     """Bring uv, code, environment, tokens and data to the machine; where all is there, nothing.
 
     Raises: Refused or Failed, with what stands in the way.
     """
     start = time.monotonic()
-    wanted_data = _planned(data)  # judged before anything is sent
-    project, facts = code(), machine_facts.ask(host)
+    project, facts = here.project, machine_facts.ask(host)
     print(gate(facts, host.machine, (project.folder / "uv.lock").read_text()), flush=True)
     _tell_about(facts, host, swap_gib)
     changed, removed = _code_changes(host, facts, project), _removed(host, facts, project)
     _leave_living_runs_alone(host, facts, project, (*changed, *removed))
-    wanted = _wanted(host, facts, project, wanted_data, changed, removed, swap_gib, idle_minutes)
+    wanted = _wanted(host, facts, here, changed, removed, swap_gib, idle_minutes)
     if dry_run:
         commands = [f"# {action.does}\n{shown(host, action)}" for action in steps(facts, wanted)]
         print("\n".join(commands) or "nothing to do")
@@ -43,7 +64,10 @@ def bootstrap(host: Host, data: Sequence[str], swap_gib: int | None, idle_minute
 
 def _planned(data: Sequence[str]) -> tuple[tuple[Local, ...], str]:
     """What is here, and as JSON what the machine brings itself."""
-    wanted = plan(data)
+    try:
+        wanted = plan(data)
+    except OSError as problem:  # a name that is too long, a folder that may not be read
+        raise Refused(f"--data: {problem.filename}: {problem.strerror} (accepted: a file or folder that you may read)") from None
     local = tuple(each.source for each in wanted if isinstance(each.source, Local))
     far = tuple(each for each in wanted if not isinstance(each.source, Local))
     for each in local:
@@ -57,8 +81,7 @@ def _planned(data: Sequence[str]) -> tuple[tuple[Local, ...], str]:
 def _wanted(
     host: Host,
     facts: Facts,
-    project: Code,
-    planned: tuple[tuple[Local, ...], str],
+    here: Here,
     changed: tuple[str, ...],
     removed: tuple[str, ...],
     swap_gib: int | None,
@@ -66,7 +89,7 @@ def _wanted(
 ) -> Wanted:
     rented = host.machine.is_rented
     uv = uv_binary(facts.arch)
-    local, sources = planned
+    project, sources = here.project, here.sources
     return Wanted(
         uv=uv,
         uv_sha256=sha256_of(uv),
@@ -77,11 +100,11 @@ def _wanted(
         removed=removed,
         commit=project.commit,
         environment=project.environment,
-        tokens=env_file(tokens(project.folder)),
+        tokens=here.tokens,
         swap_gib=swap_gib,
         idle_minutes=idle_minutes_of(facts, idle_minutes) if rented else None,
         has_startup_script=rented,
-        local_data=tuple(_local(host, facts, project.folder, Path(each.path)) for each in local),
+        local_data=tuple(_local(host, facts, project.folder, Path(each.path)) for each in here.local),
         sources=sources if sources and _is_outstanding(host, facts, project, sources) else "",
     )
 

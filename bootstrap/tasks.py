@@ -14,6 +14,7 @@ from invoke.tasks import task
 
 from bootstrap import pull as results
 from bootstrap import runs
+from bootstrap.bootstrap import Here
 from bootstrap.bootstrap import bootstrap as make_ready
 from bootstrap.connection import Host, connect
 from bootstrap.machine import FOLDER_VARIABLE, HOST_VARIABLE, machine_of
@@ -128,7 +129,9 @@ def bootstrap(
     Example: ./fab bootstrap --stack l4 --data data/screen
     """
     swap, idle = _number("--swap-gib", swap_gib, least=1), _number("--idle-minutes", idle_minutes, least=0)
-    make_ready(_host(stack, host, folder), data, swap, idle, dry_run)
+    _refuse_without_value("--data", data, "data/screen")
+    here = Here.of(data)  # before any machine is asked
+    make_ready(_host(stack, host, folder), here, swap, idle, dry_run)
     _remember(stack, host, folder)
 
 
@@ -159,6 +162,7 @@ def train(
     A run of the same name that was stopped or cut off goes on from its newest checkpoint.
     Example: ./fab train --run screen.yaml --set trainer.max_steps=20000
     """
+    _refuse_without_value("--set", set, "optim.lr=3e-4")
     file = Path(run) if run else None
     runs.validated(file, set, bucket)  # before any machine is asked
     there = _host(stack, host, folder)
@@ -263,6 +267,12 @@ def _remember(stack: str | None, host: str | None, folder: str | None) -> None:
         os.environ[HOST_VARIABLE] = host
     if folder:
         os.environ[FOLDER_VARIABLE] = folder
+
+
+def _refuse_without_value(flag: str, values: list[str], example: str) -> None:
+    """Invoke drops a flag that may be repeated and has no value."""
+    if flag in sys.argv and not values:
+        raise Refused(f"{flag}: has no value (accepted: {flag} VALUE, such as {flag} {example})")
 
 
 def _number(flag: str, text: str | None, least: int) -> int | None:

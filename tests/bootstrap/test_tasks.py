@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from invoke.context import Context
+from invoke.exceptions import Exit
 
+import fabfile
+from bootstrap import tasks
+from bootstrap.shipping import Code
 from training.__main__ import parser
 
 ROOT = Path(__file__).parents[2]
@@ -129,3 +134,53 @@ def test_a_fab_without_any_uv_says_so(house):
     done = subprocess.run([FAB, "demo"], cwd=house, env=environment, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stderr) == (1, "failed: there is no uv here; ./fab brings one\n")
+
+
+BOX = {"host": "me@127.0.0.1:9"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (BOX | {"data": ["nothere"]}, "--data nothere: no name in configs/data"),
+        (BOX | {"data": [""]}, "--data '': no name in configs/data"),
+        (BOX | {"data": ["se600n"]}, "did you mean se600m"),
+        (BOX | {"data": ["ftp://host/file"]}, "ftp:// is no source of data"),
+        (BOX | {"data": ["gs://"]}, "no name of a bucket"),
+        (BOX | {"data": ["hf://ORG/NAME/FILE"]}, "the revision is missing"),
+        (BOX | {"data": ["https://host/file"]}, "the hash is missing"),
+        (BOX | {"data": ["a" * 300]}, "File name too long"),
+        (BOX | {"data": ["cells\x1b[2J"]}, r"cells\x1b[2J: no name in configs/data"),
+        (BOX | {"data": ["tests", "tests"]}, "tests and tests would both land in"),
+        (BOX | {"data": [], "swap_gib": "0"}, "--swap-gib: 0 (accepted: a whole number, 1 or more)"),
+        (BOX | {"data": [], "idle_minutes": "1.5"}, "--idle-minutes: 1.5 (accepted: a whole number, 0 or more)"),
+        (BOX | {"data": [], "folder": "relative/path"}, "--folder: relative/path: accepted: a path from / or ~/"),
+        (BOX | {"data": [], "stack": "l4"}, "--stack l4 --host me@127.0.0.1:9: one machine at a time"),
+        ({"data": [], "host": "a b"}, "--host: a b: accepted: [user@]host[:port]"),
+        ({"data": [], "host": "me@box:99999"}, "--host: me@box:99999: accepted: [user@]host[:port]"),
+    ],
+)
+def test_bad_input_of_bootstrap_is_refused_in_a_sentence_before_any_machine_is_asked(words, sentence, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(tasks, "connect", lambda machine: pytest.fail(f"{machine} was asked"))
+    monkeypatch.setattr("bootstrap.bootstrap.code", lambda: Code(ROOT, (), ""))
+
+    with pytest.raises(Exit) as refusal:
+        fabfile.bootstrap.body(Context(), **words)
+
+    message = refusal.value.message or ""
+    assert refusal.value.code == 2
+    assert message.startswith("refused: ")
+    assert sentence in message
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("verb", "flag", "values"),
+    [("bootstrap", "--data", {"data": []}), ("train", "--set", {"set": [], "run": "configs/runs/demo.yaml"})],
+)
+def test_a_flag_without_its_value_is_refused(verb, flag, values, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fab", verb, flag])
+
+    with pytest.raises(Exit, match=f"refused: {flag}: has no value"):
+        getattr(fabfile, verb).body(Context(), **values)
