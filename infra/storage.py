@@ -146,12 +146,20 @@ def _lifecycle_rules(checkpoint_days: int) -> list[gcp.storage.BucketLifecycleRu
     Each rule that deletes names the state (LIVE or ARCHIVED) besides the days: the provider does not send a number that is 0, and
     a rule without its days would match every object (terraform-provider-google#17990).
     """
-    checkpoints = {"matches_prefixes": ["runs/"], "matches_suffixes": [*CHECKPOINT_FILES]}
+    below, files = ["runs/"], [*CHECKPOINT_FILES]
     condition = gcp.storage.BucketLifecycleRuleConditionArgs
     rules = [
         ("AbortIncompleteMultipartUpload", condition(age=1)),
-        ("Delete", condition(age=checkpoint_days, with_state="LIVE", **checkpoints)),
-        ("Delete", condition(days_since_noncurrent_time=CHECKPOINT_UNDO_DAYS, with_state="ARCHIVED", **checkpoints)),
+        ("Delete", condition(age=checkpoint_days, with_state="LIVE", matches_prefixes=below, matches_suffixes=files)),
+        (
+            "Delete",
+            condition(
+                days_since_noncurrent_time=CHECKPOINT_UNDO_DAYS,
+                with_state="ARCHIVED",
+                matches_prefixes=below,
+                matches_suffixes=files,
+            ),
+        ),
         ("Delete", condition(days_since_noncurrent_time=UNDO_DAYS, with_state="ARCHIVED")),
     ]
     return [

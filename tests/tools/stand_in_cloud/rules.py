@@ -223,7 +223,16 @@ def _within(path: str, blocks: tuple[str, ...]) -> bool:
 def changes(token: str, old: Values, new: Values) -> dict[str, str]:
     """Path to what happened there, as `differences`; what keeps its value when it is no longer named is no change."""
     kept = KINDS[token].kept
-    return {path: change for path, change in differences(old, new).items() if change != GONE or not _within(path, kept)}
+    return {
+        path: change
+        for path, change in differences(old, new).items()
+        if change != GONE or not _within(path, kept) or _is_named(path, new)
+    }
+
+
+def _is_named(path: str, inputs: Values) -> bool:
+    """Whether a program says something at a path, be it only False."""
+    return any(where == path and value is not None for where, value in _at(inputs, bare(path).split("."), ""))
 
 
 def replaces(token: str, path: str, old: Values, new: Values) -> bool:
