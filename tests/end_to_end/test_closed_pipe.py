@@ -85,7 +85,6 @@ def test_a_run_and_what_is_made_of_it_are_finished(settings, stderr):
 def test_files_are_finished(settings):
     assert unread(*TRAINING, "simulate", "more.h5ad", "n_cells=200", "n_genes=60", "n_perturbations=8") == (0, "")
     assert Path("more_split.toml").exists()
-    assert (
-        unread(*TRAINING, "check", "--write-features", "genes.npz", *settings("data.perturbation_features_file=genes.npz"))[0]
-        != 141
-    )
+    words = ("check", "--write-features", "genes.npz", *settings("data.perturbation_features_file=genes.npz"))
+    assert unread(*TRAINING, *words) == (0, "")
+    assert Path("genes.npz").exists()
