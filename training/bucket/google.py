@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
-from training.bucket.local_files import BLOCK, whole_file
+from training.bucket.local_files import BLOCK, remove_kept, whole_file
 from training.bucket.login import COMMAND, Login, log_in, plain_login_errors
 from training.refusal import Failed, Refused
 from training.untrusted import escaped, file_below
@@ -24,8 +24,9 @@ TIMEOUT_SECONDS = (10.0, 60.0)
 """To connect, and between two bytes."""
 RETRY_SECONDS = 45.0
 """How long one request, or one part of a transfer, is tried again; the library's own limit is 120."""
-PART = 16 * 2**20
-"""Bytes of one request of an upload or a download; a multiple of 256 KiB. Memory is bounded by it, and a retry begins there."""
+PART = 8 * 2**20
+"""Bytes of one request of an upload or a download; a multiple of 256 KiB. A retry begins there, and it bounds the memory of a process
+that transfers 200 MB: 80 MB with 4 MiB, 96 MB with 8, 129 MB with 16."""
 
 
 class GoogleBucket(Bucket):
@@ -88,20 +89,31 @@ class GoogleBucket(Bucket):
     def download(self, name: str, stored: Stored, path: Path) -> None:
         """In parts of one generation, behind what an earlier try left; then its checksum is compared."""
         blob = self._bucket.blob(self._object(name))
-        with whole_file(path, kept_for=str(stored.generation)) as file:
-            checksum, have = _Checksum(stored), 0
-            file.seek(0)
-            while block := file.read(BLOCK):
-                checksum.update(block)
-                have += len(block)
-            while have < stored.size:
-                block = self._part(blob, stored.generation, have, min(have + PART, stored.size) - 1)
-                file.write(block)
-                checksum.update(block)
-                have += len(block)
-            if have != stored.size or not checksum.holds():
-                file.truncate(0)
-                raise Damaged(f"{self.url}/{name}: what has arrived does not have the checksum of the object; it was removed")
+        try:
+            with whole_file(path, kept_for=str(stored.generation)) as file:
+                self._download_to(file, blob, stored)
+        except Changed:
+            remove_kept(path)
+            raise
+        except Damaged:
+            remove_kept(path)
+            if self.about(name) != stored:
+                raise Changed(f"{self.url}/{name}: someone else has written or removed the object meanwhile") from None
+            raise
+
+    def _download_to(self, file: BinaryIO, blob: Any, stored: Stored) -> None:
+        checksum, have = _Checksum(stored), 0
+        file.seek(0)
+        while block := file.read(BLOCK):
+            checksum.update(block)
+            have += len(block)
+        while have < stored.size:
+            block = self._part(blob, stored.generation, have, min(have + PART, stored.size) - 1)
+            file.write(block)
+            checksum.update(block)
+            have += len(block)
+        if have != stored.size or not checksum.holds():
+            raise Damaged(f"{self.url}: what has arrived of {blob.name} does not have the checksum of the object; it was removed")
 
     def _part(self, blob: Any, generation: int, start: int, end: int) -> bytes:
         if self.stopped:
@@ -136,6 +148,8 @@ class GoogleBucket(Bucket):
     @cached_property
     def _client(self) -> Any:
         """Raises: Refused or Failed as `log_in`."""
+        # Where OpenTelemetry is installed, version 3.17 asks for the bucket's metadata in the background, which needs another role.
+        os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         from google.cloud import storage
 
         if "STORAGE_EMULATOR_HOST" in os.environ:  # nobody logs in to a stand-in server
@@ -252,6 +266,6 @@ def _line(error: object) -> str:
     """What the server answered, else what the error is, in a line."""
     try:
         text = error.response.json()["error"]["message"]  # type: ignore[attr-defined]
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):  # no answer, not JSON, or consumed as a stream
         text = getattr(error, "message", error)
     return escaped(" ".join(str(text).split()))[:300]

@@ -39,8 +39,13 @@ def whole_file(path: Path, kept_for: str | None = None) -> Iterator[BinaryIO]:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
         raise
-    for other in path.parent.glob(f"{_temporary(path, None).name}*"):  # of earlier versions
-        other.unlink(missing_ok=True)
+    remove_kept(path)  # of earlier versions
+
+
+def remove_kept(path: Path) -> None:
+    """Remove all that `whole_file` has kept for `path`."""
+    for kept in path.parent.glob(f"{_temporary(path, None).name}*"):
+        kept.unlink(missing_ok=True)
 
 
 def kept_bytes(path: Path, version: str) -> int:

@@ -71,7 +71,7 @@ def plain_login_errors(shown: str, login: Login | None) -> Iterator[None]:
         yield
     except exceptions.DefaultCredentialsError as error:
         raise Refused(f"{shown}: there is no Google login here ({_line(error)}); run: {COMMAND}") from None
-    except (exceptions.RefreshError, exceptions.TransportError) as error:
+    except exceptions.GoogleAuthError as error:
         if login is not None and login.is_machine:
             raise Failed(
                 f"{shown}: the VM's metadata server gives no token ({_line(error)}); it may be late after a boot; "
