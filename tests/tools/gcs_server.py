@@ -55,6 +55,9 @@ class GcsServer:
         self.renames: dict[str, str] = {}
         self.slow_seconds = 0.0
         self.seen: list[tuple[str, str]] = []
+        self.under_way = 0
+        """Requests without an answer yet; a client that was killed may have left some."""
+        self.counting = threading.Lock()
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfOne", (Handler,), {"gcs": self}))
         self._thread = threading.Thread(target=self._proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -148,7 +151,15 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def answer(self) -> None:
-        body = self._body()
+        with self.gcs.counting:
+            self.gcs.under_way += 1
+        try:
+            self._answer(self._body())
+        finally:
+            with self.gcs.counting:
+                self.gcs.under_way -= 1
+
+    def _answer(self, body: bytes) -> None:
         self.gcs.seen.append((self.command, self.path))
         time.sleep(self.gcs.slow_seconds)
         if self._hit("dropping"):
@@ -182,11 +193,12 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(status, headers, content)
 
     def _hit(self, fault: str) -> bool:
-        left = getattr(self.gcs, fault)
-        if not left or self.gcs.method not in (None, self.command):
-            return False
-        setattr(self.gcs, fault, left - 1)
-        return True
+        with self.gcs.counting:
+            left: int = getattr(self.gcs, fault)
+            if not left or self.gcs.method not in (None, self.command):
+                return False
+            setattr(self.gcs, fault, left - 1)
+            return True
 
     def _wrong_generation(self) -> bool:
         """Whether a DELETE asks for another generation than is there."""

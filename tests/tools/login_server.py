@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        account = "/computeMetadata/v1/instance/service-accounts/default/"
+        accounts = "/computeMetadata/v1/instance/service-accounts/"
         if path.endswith("/token") and self.login.late:
             self.login.late -= 1
             self._answer(503, b"not yet", "text/plain")
@@ -63,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, b"computeMetadata/\n", "text/plain")
         elif path == "/computeMetadata/v1/project/project-id":
             self._answer(200, PROJECT.encode(), "text/plain")
-        elif path == account:
+        elif path.startswith(accounts) and path.endswith("/"):
             self._json(200, {"email": "vm@demo-project.iam.gserviceaccount.com", "aliases": ["default"], "scopes": []})
         elif path.endswith("/token"):
             self._json(200, {"access_token": "of-the-vm", "expires_in": 3600, "token_type": "Bearer"})

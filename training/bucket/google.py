@@ -25,8 +25,8 @@ TIMEOUT_SECONDS = (10.0, 60.0)
 RETRY_SECONDS = 45.0
 """How long one request, or one part of a transfer, is tried again; the library's own limit is 120."""
 PART = 8 * 2**20
-"""Bytes of one request of an upload or a download; a multiple of 256 KiB. A retry begins there, and it bounds the memory of a process
-that transfers 200 MB: 80 MB with 4 MiB, 96 MB with 8, 129 MB with 16."""
+"""Bytes of one request of an upload or a download; a multiple of 256 KiB. A retry begins there, and it bounds the memory of a
+process that transfers 200 MB: 80 MB with 4 MiB, 96 MB with 8, 129 MB with 16."""
 
 
 class GoogleBucket(Bucket):
@@ -190,7 +190,7 @@ class GoogleBucket(Bucket):
         from google.api_core import exceptions as google
         from google.cloud.storage.exceptions import DataCorruption, InvalidResponse
 
-        bucket = f"gs://{self.name}"
+        bucket, _ = f"gs://{self.name}", self._client  # logged in, so that an error of the login is known for what it is
         try:
             with plain_login_errors(bucket, self._login):
                 yield

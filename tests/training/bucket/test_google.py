@@ -252,7 +252,7 @@ def test_without_a_login_the_command_is_named(server, login):
     ("answer", "message"),
     [
         ("fine", None),
-        ("invalid_grant", "Refused: gs://bucket: the Google login here has expired or was withdrawn (invalid_grant: "),
+        ("invalid_grant", "Refused: gs://bucket: the Google login here has expired or was withdrawn (Error code invalid_grant: "),
     ],
 )
 def test_a_persons_login_is_used_and_an_expired_one_is_said(server, login, tmp_path, answer, message):
@@ -290,7 +290,7 @@ def test_a_metadata_server_that_is_late_at_boot_is_waited_for(server, login, lat
 def test_a_login_that_the_bucket_does_not_accept_is_said_with_the_command(server, login):
     server.failing, server.fails_with = 1000, 401
 
-    code, line = listed(server, NO_GCE_CHECK="", **login.env)
+    _, line = listed(server, NO_GCE_CHECK="", **login.env)
 
     assert line.startswith("training.refusal.Refused: gs://bucket: Google does not accept the login here (a fault of the test)")
     assert line.endswith("; run: gcloud auth application-default login")
