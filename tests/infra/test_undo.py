@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from infra.advice import next_step
-from tests.tools.gcs_server import GcsServer, needs_gcs
+from tests.tools.gcs_server import GcsServer
+from tests.tools.programs import require
 
 pytestmark = [pytest.mark.cloud, pytest.mark.slow]
 README = (Path(__file__).parents[2] / "infra" / "README.md").read_text()
@@ -18,7 +19,7 @@ Shell = Callable[..., str]
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     """Runs a command line, in which BUCKET is a versioned bucket, and NAME a run in it."""
-    needs_gcs()
+    require("fake-gcs-server", "gcloud")
     with GcsServer(tmp_path / "gcs", backend="memory") as server:
         server.make_bucket("cells", versioning=True)
         for name, value in server.env.items():
