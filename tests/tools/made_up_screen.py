@@ -8,7 +8,6 @@ effect, doubles nearly that of their two genes together, and A172 and T98G have 
 import sys
 from pathlib import Path
 
-import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -31,6 +30,8 @@ TARGET_SUM = 1e4
 
 def write(path: Path) -> None:
     """Write the screen: X is CSR float32, log1p of counts normalised over more genes than are kept."""
+    import anndata  # takes seconds, and every session of pytest loads this module
+
     random = np.random.default_rng(20261125)
     singles = sorted({gene for double in DOUBLES for gene in double.split("+")} | set(SHARED))
     labels = {"k562": ("control", *singles, *DOUBLES), "A172": ("control", *SHARED), "T98G": ("control", *SHARED)}
