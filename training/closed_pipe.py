@@ -35,7 +35,7 @@ def outlive_closed_pipe() -> None:
 class _Output(io.FileIO):
     """A file descriptor whose reader may go away."""
 
-    def write(self, data: "ReadableBuffer", /) -> int | None:
+    def write(self, data: "ReadableBuffer", /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -55,7 +55,7 @@ def _watched(stream: TextIO) -> TextIO:
     raw = _Output(stream.fileno(), "w", closefd=False)
     buffer = raw if stream.write_through else io.BufferedWriter(raw)
     return io.TextIOWrapper(
-        buffer,  # type: ignore[arg-type]  # raw without a buffer, as `python -u` has it
+        buffer,  # raw without a buffer, as `python -u` has it
         encoding=stream.encoding,
         errors=stream.errors,
         line_buffering=stream.line_buffering,

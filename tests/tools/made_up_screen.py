@@ -7,8 +7,8 @@ effect, doubles nearly that of their two genes together, and A172 and T98G have 
 
 import sys
 from pathlib import Path
+from typing import cast
 
-import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -31,6 +31,8 @@ TARGET_SUM = 1e4
 
 def write(path: Path) -> None:
     """Write the screen: X is CSR float32, log1p of counts normalised over more genes than are kept."""
+    import anndata  # takes seconds, and every session of pytest loads this module
+
     random = np.random.default_rng(20261125)
     singles = sorted({gene for double in DOUBLES for gene in double.split("+")} | set(SHARED))
     labels = {"k562": ("control", *singles, *DOUBLES), "A172": ("control", *SHARED), "T98G": ("control", *SHARED)}
@@ -44,7 +46,8 @@ def write(path: Path) -> None:
     of_line = {line: base + random.normal(0, 0.6, N_MEASURED) for line in labels}
     effects = {gene: random.normal(0, 1.0, N_MEASURED) * (random.random(N_MEASURED) < 0.15) for gene in singles}
     counts = np.empty((len(obs), N_MEASURED), np.float32)
-    for (line, label), rows in obs.groupby(["cell_type", "perturbation"]).indices.items():
+    for key, rows in obs.groupby(["cell_type", "perturbation"]).indices.items():
+        line, label = cast(tuple[str, str], key)
         genes = [gene for gene in label.split("+") if line == "k562" and gene in effects]
         log_rate = of_line[line] + sum((effects[gene] for gene in genes), np.zeros(N_MEASURED)) * (0.9 if len(genes) > 1 else 1)
         share = np.exp(log_rate) / np.exp(log_rate).sum()
