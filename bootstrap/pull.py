@@ -36,9 +36,7 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
         raise Refused(f"{host.machine.label}: {job.name} has left nothing yet; how far it is: ./fab status")
     begun = beginning_of(there.out)
     if begun is None:
-        raise Failed(
-            f"{host.machine.label}: {source}/run.json is no record of a run; nothing was brought. Look at it there by hand"
-        )
+        raise Failed(f"{host.machine.label}: {source}/run.json is no record of a run; nothing was pulled. Look at it there by hand")
     refuse_other(target, begun)
     target.mkdir(parents=True, exist_ok=True)
     partial = target / ".run.json.partial"

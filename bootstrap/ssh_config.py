@@ -22,6 +22,7 @@ _NOTHING_OF_THIS_LAPTOP = (
     ("PermitLocalCommand", "no"),
     ("Tunnel", "no"),
 )
+_PLACE = re.compile(r"\w[\w.-]{0,200}", re.ASCII)
 _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 
 
@@ -32,6 +33,8 @@ def write_ssh_config(machine: Machine) -> Path:
     """
     folder = project_root() / PLACE / machine.place
     path = folder / "ssh_config"
+    if not _PLACE.fullmatch(machine.place):
+        raise Refused(f"name of the machine: {brief(machine.place)}: accepted: letters, digits and . _ -, the first no . or -")
     if '"' in str(folder):
         raise Refused(f"{folder}: no ssh_config can name a folder with a quotation mark; give the project another place")
     remembered = _user_in(path, machine) if machine.os_login else None
@@ -63,9 +66,9 @@ def ssh_config(machine: Machine, user: str | None, folder: Path) -> str:
         ("ControlPersist", 60),
         *_NOTHING_OF_THIS_LAPTOP,
     ]
-    for key, value in settings:
+    for key, value in (("Host", machine.label), *settings):
         if not str(value).isprintable():  # a line break would begin a setting of its own
-            raise Refused(f"{machine.label}: {key}: {str(value)!r} has characters that do not print: no ssh_config can say that")
+            raise Refused(f"ssh_config: {key}: {str(value)!r} has characters that do not print: no ssh_config can say that")
     lines = [f"  {key} {value}" for key, value in settings if value is not None]
     # Not ssh's own %C: behind a tunnel two projects' machines have one name, port and user, and would share a connection.
     own_hash = hashlib.sha256("\n".join([str(folder), *lines]).encode()).hexdigest()[:20]

@@ -2,6 +2,7 @@
 
 import pulumi
 
+from infra.guard import guard
 from infra.machine import Machine
 from infra.network import Network
 from infra.stack import stack_settings, storage_outputs
@@ -33,6 +34,7 @@ def machine_stack(settings: MachineSettings) -> None:
 
 
 settings = stack_settings()
+guard(settings)
 if isinstance(settings, StorageSettings):
     storage_stack(settings)
 else:

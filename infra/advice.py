@@ -14,6 +14,10 @@ ADVICE = {
     "you already own it": "the bucket is yours, of a state that is lost: take it in again with `pulumi import`, or another one: "
     "pulumi config set incubator:bucket NAME --stack {stack}",
     "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
+    "marked for protection": "a setting, or a newer program, would delete or replace something that stays. If that is meant: "
+    "pulumi state unprotect 'URN' --stack {stack}, with the URN that stands above, then again",
+    "containing objects without": "the bucket is not empty, though it may look so: earlier versions count too. All of it: "
+    "gcloud storage ls --all-versions 'gs://BUCKET/**'; to delete it for good: gcloud storage rm --all-versions 'gs://BUCKET/**'",
     "notFound": "something was deleted by hand: pulumi refresh --stack {stack}, then again",
     "passphrase": "set PULUMI_CONFIG_PASSPHRASE (or _FILE) to the passphrase of your stacks",
 }

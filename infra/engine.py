@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 
 from infra.outputs import project_root
-from infra.policy import Planned
 from infra.refusal import Failed, Refused
 from infra.stack_config import PROJECT, StackSettings, read_settings
 
@@ -33,7 +32,6 @@ class Ended:
 class Plan:
     """What `pulumi up` is about to do; `replaced` and `deleted` are names of resources."""
 
-    planned: tuple[Planned, ...]
     replaced: tuple[str, ...]
     deleted: tuple[str, ...]
 
@@ -115,9 +113,7 @@ class Engine:
             raise Refused(_errors(told.get("diagnostics", [])) or asked.text.strip())
         steps = told.get("steps", [])
         names = [(step["op"], step["urn"].split("::")[-1]) for step in steps]
-        planned = [_planned(step["newState"]) for step in steps if step.get("newState")]
         return Plan(
-            tuple(planned),
             tuple(name for op, name in names if op == "replace"),
             tuple(name for op, name in names if op == "delete"),
         )
@@ -227,10 +223,6 @@ def _errors_of(printed: str) -> str:
     """In one line, without the engine's warnings."""
     lines = [line.removeprefix("error: ") for line in printed.splitlines() if not line.startswith("warning:")]
     return " ".join(" ".join(lines).split())
-
-
-def _planned(state: dict[str, Any]) -> Planned:
-    return Planned(state["type"], state["urn"].split("::")[-1], state.get("inputs", {}), bool(state.get("protect")))
 
 
 def _errors(diagnostics: Sequence[dict[str, Any]]) -> str:

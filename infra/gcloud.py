@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from infra.refusal import Failed, Refused
+from training.untrusted import escaped
 
 INSTALL = "https://cloud.google.com/sdk/docs/install"
 LOGIN = "gcloud auth login"
@@ -108,7 +109,7 @@ def _answer(question: Callable[[], Answer]) -> Answer | Failed:
 def _error(said: str, stderr: str) -> Exception:
     """The exception for what gcloud printed; warnings before its error are left out."""
     found = re.search(r"^ERROR: (?:\([\w.-]+\) )?(.*)", stderr, re.M | re.S)
-    words = " ".join((found[1] if found else stderr).split())
+    words = escaped(" ".join((found[1] if found else stderr).split()))  # tables print it too, past any refusal
     if _OFFLINE.search(words):
         return Failed(f"{said}: Google cannot be reached; check the network, then run it again")
     if _LOGGED_OUT.search(words):

@@ -8,9 +8,9 @@
 import pulumi
 import pulumi_gcp as gcp
 
+from infra.ssh_ranges import IAP_RANGE
 from infra.stack_config import MachineSettings
 
-IAP_RANGE = "35.235.240.0/20"  # where connections of the identity-aware proxy come from
 SUBNET_RANGE = "10.10.0.0/24"
 
 

@@ -12,7 +12,7 @@ SOURCE = f"machines: list prices of {PRICES_OF}; disks, addresses and NAT: us-ce
 # US dollars per GiB and month, whether or not a VM uses the disk
 DISK_USD_PER_GIB_MONTH = {"pd-standard": 0.04, "pd-balanced": 0.10, "pd-ssd": 0.17}
 SNAPSHOT_USD_PER_GIB_MONTH = 0.05
-BUCKET_USD_PER_GIB_MONTH = 0.020  # standard storage
+BUCKET_USD_PER_GIB_MONTH = 0.020  # standard storage; an earlier version of an object costs the same as the object
 
 # US dollars per hour
 ADDRESS_IN_USE_USD_PER_HOUR = 0.005  # external IPv4; on a Spot VM it is half
@@ -29,6 +29,14 @@ def disk_usd_per_month(disk_type: str, gib: float) -> float | None:
     """
     price = DISK_USD_PER_GIB_MONTH.get(disk_type)
     return None if price is None else price * gib
+
+
+def versions_usd(gib: float, days: float) -> float:
+    """What objects that were deleted or overwritten cost, together, while the bucket keeps them.
+
+    Units: `gib` GiB of all of them; `days` that each is kept; US dollars.
+    """
+    return gib * days * 24 / HOURS_PER_MONTH * BUCKET_USD_PER_GIB_MONTH
 
 
 def nat_usd_per_hour(vms: int) -> float:

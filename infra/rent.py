@@ -5,11 +5,11 @@ from infra.engine import Engine, Plan
 from infra.gcloud import NotFound, gcloud
 from infra.machine_types import region_of
 from infra.outputs import MachineOutputs
-from infra.policy import BUCKET, INSTANCE, violations
+from infra.policy import BUCKET, INSTANCE
 from infra.preflight import preflight
 from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
-from infra.stack_config import PROJECT, MachineSettings, StackSettings
+from infra.stack_config import PROJECT, MachineSettings
 
 
 def rent(engine: Engine, allow_replace: bool) -> None:
@@ -22,7 +22,9 @@ def rent(engine: Engine, allow_replace: bool) -> None:
     for line in preflight(settings, engine.stack):
         print(line)
     came_before = engine.holds(INSTANCE) or "instance_id" in engine.outputs()  # a disk that no VM ever had is empty
-    _refuse(engine.plan(), settings, engine.stack, allow_replace or not came_before)
+    plan = engine.plan()
+    if came_before and not allow_replace:
+        _refuse_a_loss(plan, engine.stack)
     if not isinstance(settings, MachineSettings):
         _up(engine)
         return
@@ -31,13 +33,9 @@ def rent(engine: Engine, allow_replace: bool) -> None:
     _look_at_what_came(engine)
 
 
-def _refuse(plan: Plan, settings: StackSettings, stack: str, allow_replace: bool) -> None:
-    ssh = settings.ssh if isinstance(settings, MachineSettings) else "iap"
-    wrong = violations(settings.kind, ssh, plan.planned)
-    if wrong:
-        raise Refused(f"stack {stack}: the plan breaks the house's rules: {'; '.join(wrong)}")
+def _refuse_a_loss(plan: Plan, stack: str) -> None:
     lost = [name for name in (*plan.replaced, *plan.deleted) if name in ("vm", "data-disk")]
-    if lost and not allow_replace:
+    if lost:
         raise Refused(
             f"stack {stack}: this would replace {' and '.join(lost)}, and what is on its disk and not in the bucket would be lost "
             f"(see: pulumi preview --stack {stack}); run it again with --replace if that is meant"
@@ -146,8 +144,10 @@ def give_back(engine: Engine) -> None:
     if not engine.exists():
         return
     if engine.holds(BUCKET):
+        bucket = engine.outputs().get("bucket", "BUCKET")
         raise Refused(
-            f"stack {engine.stack} holds the bucket with your results, and is protected. To give it up for good: empty the bucket, "
+            f"stack {engine.stack} holds the bucket with your results, and is protected. To give it up for good, delete the "
+            f"objects with their earlier versions: gcloud storage rm --all-versions 'gs://{bucket}/**', "
             f"then: pulumi state unprotect --all --stack {engine.stack}; pulumi destroy --stack {engine.stack}"
         )
     ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)

@@ -12,8 +12,12 @@ from pydantic.alias_generators import to_camel
 
 from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, region_of, usd_per_hour
 from infra.refusal import Refused
+from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
 
 PROJECT = "incubator"
+# What is deleted or overwritten in the bucket can be restored for so many days, and is paid for so long. A checkpoint's files are
+# large, and a newer checkpoint takes their place.
+UNDO_DAYS, CHECKPOINT_UNDO_DAYS = 7, 1
 IMAGE_PROJECT = "deeplearning-platform-release"
 IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
 # Pinned: a family moves on, and a moved image would be another machine. Seen READY on 2026-09-19.
@@ -46,15 +50,25 @@ def _bucket_name(value: str) -> str:
     return value
 
 
-def _source_range(value: Any) -> Any:
-    """A range of the user's own. The subnet has no IPv6, and half the internet twice is the whole of it."""
+def _source_range(value: Any) -> IPv4Network:
+    """A range of the user's own. IPv6, also as ::ffff:0:0/96, has no effect: the subnet has none."""
     try:
-        network = IPv4Network(value) if isinstance(value, str) else None
+        network = IPv4Network(value, strict=False) if isinstance(value, str) else None
     except ValueError:
         network = None
-    if network is None or network.prefixlen < 8:
-        raise ValueError(f"{value}: accepted: IPv4 ranges of yours, such as [203.0.113.7/32]; the whole internet is not let in")
+    if network is None:
+        raise ValueError(f"{value}: accepted: {ACCEPTED}")
+    if value not in (str(network), str(network.network_address)):
+        range_, one = f"{network}, the whole range, or " if network.num_addresses <= MOST_ADDRESSES else "", value.split("/")[0]
+        raise ValueError(f"{value}: accepted: {range_}{one}/32, the one address")
     return network
+
+
+def _narrow(ranges: tuple[IPv4Network, ...]) -> tuple[IPv4Network, ...]:
+    """All together: half the internet twice is the whole of it."""
+    if (count := address_count(ranges)) > MOST_ADDRESSES:
+        raise ValueError(f"{count} addresses could try to log in; accepted: {ACCEPTED}")
+    return ranges
 
 
 def _list_of_ranges(value: Any) -> Any:
@@ -182,7 +196,7 @@ class MachineSettings(Settings):
     ssh: Literal["iap", "public"] = Field(
         default="iap", description="machine: iap (no external address), or public with sshSourceRanges"
     )
-    ssh_source_ranges: Annotated[tuple[SourceRange, ...], BeforeValidator(_list_of_ranges)] = Field(
+    ssh_source_ranges: Annotated[tuple[SourceRange, ...], BeforeValidator(_list_of_ranges), AfterValidator(_narrow)] = Field(
         default=(),
         description="machine: who may reach port 22 with ssh: public: "
         "pulumi config set --path 'incubator:sshSourceRanges[0]' 203.0.113.7/32",
@@ -218,7 +232,7 @@ class MachineSettings(Settings):
         if self.spot and self.reservation:
             raise ValueError("reservation: a Spot VM cannot use one (accepted: provisioning: standard, or no reservation)")
         if self.ssh == "public" and not self.ssh_source_ranges:
-            raise ValueError("ssh: public needs sshSourceRanges, such as [203.0.113.7/32] (your own address)")
+            raise ValueError(f"ssh: public needs sshSourceRanges; accepted: {ACCEPTED}")
         if self.ssh == "iap" and self.ssh_source_ranges:
             raise ValueError("sshSourceRanges has no effect with ssh: iap (accepted: ssh: public, or no ranges)")
         if (self.ssh_user is None) != (self.ssh_public_key is None):

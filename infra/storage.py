@@ -1,15 +1,15 @@
 """The stack that stays.
 
 - the APIs that everything needs (left enabled when the stack goes)
-- the bucket: data/ and runs/, protected, never emptied by a program
-- the service account of training, with what it needs in that bucket, for logs and metrics, and for the secrets that are named
+- the bucket: data/ and runs/, protected, never emptied by a program; earlier versions of its objects are kept for some days
+- the service account of training: it reads the bucket, writes below runs/, writes logs and metrics, reads the named secrets
 - optionally, a budget alert
 """
 
 import pulumi
 import pulumi_gcp as gcp
 
-from infra.stack_config import StorageSettings
+from infra.stack_config import CHECKPOINT_UNDO_DAYS, UNDO_DAYS, StorageSettings
 
 ACCOUNT_ID = "incubator-training"
 APIS = (
@@ -80,21 +80,10 @@ class Storage(pulumi.ComponentResource):
             uniform_bucket_level_access=True,
             public_access_prevention="enforced",
             force_destroy=False,
-            # 7 days by default: rotated checkpoints would be paid for a week. An absent block changes nothing, so it is said.
+            # 7 days by default: rotated checkpoints would be paid for a week, whatever the rules say of them.
             soft_delete_policy=gcp.storage.BucketSoftDeletePolicyArgs(retention_duration_seconds=0),
-            versioning=gcp.storage.BucketVersioningArgs(enabled=False),
-            lifecycle_rules=[
-                gcp.storage.BucketLifecycleRuleArgs(
-                    action=gcp.storage.BucketLifecycleRuleActionArgs(type="AbortIncompleteMultipartUpload"),
-                    condition=gcp.storage.BucketLifecycleRuleConditionArgs(age=1),
-                ),
-                gcp.storage.BucketLifecycleRuleArgs(
-                    action=gcp.storage.BucketLifecycleRuleActionArgs(type="Delete"),
-                    condition=gcp.storage.BucketLifecycleRuleConditionArgs(
-                        age=self._settings.checkpoint_days, matches_prefixes=["runs/"], matches_suffixes=[*CHECKPOINT_FILES]
-                    ),
-                ),
-            ],
+            versioning=gcp.storage.BucketVersioningArgs(enabled=True),
+            lifecycle_rules=_lifecycle_rules(self._settings.checkpoint_days),
             labels=labels,
             opts=self._opts(after),
         )
@@ -102,7 +91,19 @@ class Storage(pulumi.ComponentResource):
     def _grant(self, account: gcp.serviceaccount.Account, bucket: gcp.storage.Bucket, after: list[pulumi.Resource]) -> None:
         member = account.email.apply("serviceAccount:{}".format)
         gcp.storage.BucketIAMMember(
-            "training-bucket", bucket=bucket.name, role="roles/storage.objectUser", member=member, opts=self._inside
+            "training-bucket-read", bucket=bucket.name, role="roles/storage.objectViewer", member=member, opts=self._inside
+        )
+        gcp.storage.BucketIAMMember(
+            "training-runs-write",
+            bucket=bucket.name,
+            role="roles/storage.objectUser",
+            member=member,
+            condition=gcp.storage.BucketIAMMemberConditionArgs(
+                title="runs only",
+                description="data/ is read only: no machine overwrites or deletes what the runs are trained on",
+                expression=f"resource.name.startsWith('projects/_/buckets/{self._settings.bucket_name}/objects/runs/')",
+            ),
+            opts=self._inside,
         )
         for name, role in (("logs", "roles/logging.logWriter"), ("metrics", "roles/monitoring.metricWriter")):
             gcp.projects.IAMMember(f"training-{name}", project=self._settings.project, role=role, member=member, opts=self._inside)
@@ -137,3 +138,31 @@ class Storage(pulumi.ComponentResource):
             threshold_rules=[gcp.billing.BudgetThresholdRuleArgs(threshold_percent=share) for share in (0.5, 0.9, 1.0)],
             opts=pulumi.ResourceOptions.merge(self._opts(after, protect=False), pulumi.ResourceOptions(provider=billing)),
         )
+
+
+def _lifecycle_rules(checkpoint_days: int) -> list[gcp.storage.BucketLifecycleRuleArgs]:
+    """What the bucket deletes by itself: parts of broken uploads, old checkpoints, and earlier versions of everything.
+
+    Each rule that deletes names the state (LIVE or ARCHIVED) besides the days: the provider does not send a number that is 0, and
+    a rule without its days would match every object (terraform-provider-google#17990).
+    """
+    below, files = ["runs/"], [*CHECKPOINT_FILES]
+    condition = gcp.storage.BucketLifecycleRuleConditionArgs
+    rules = [
+        ("AbortIncompleteMultipartUpload", condition(age=1)),
+        ("Delete", condition(age=checkpoint_days, with_state="LIVE", matches_prefixes=below, matches_suffixes=files)),
+        (
+            "Delete",
+            condition(
+                days_since_noncurrent_time=CHECKPOINT_UNDO_DAYS,
+                with_state="ARCHIVED",
+                matches_prefixes=below,
+                matches_suffixes=files,
+            ),
+        ),
+        ("Delete", condition(days_since_noncurrent_time=UNDO_DAYS, with_state="ARCHIVED")),
+    ]
+    return [
+        gcp.storage.BucketLifecycleRuleArgs(action=gcp.storage.BucketLifecycleRuleActionArgs(type=action), condition=when)
+        for action, when in rules
+    ]

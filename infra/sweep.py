@@ -18,13 +18,14 @@ from infra.prices import (
     vm_usd_per_hour,
 )
 from infra.refusal import Failed
-from infra.stack_config import PROJECT
+from infra.stack_config import CHECKPOINT_UNDO_DAYS, PROJECT, UNDO_DAYS
 
 KINDS = ("VM", "disk", "address", "snapshot", "NAT")
 """In the order in which they can be deleted."""
 
 NOT_LISTED = (
-    f"Not listed: the bucket, which is the result and stays (about {BUCKET_USD_PER_GIB_MONTH:.3f} dollars per GiB and month), "
+    f"Not listed: the bucket, which is the result and stays (about {BUCKET_USD_PER_GIB_MONTH:.3f} dollars per GiB and month, and "
+    f"as much for what was deleted or overwritten in it: kept for {UNDO_DAYS} days, checkpoints for {CHECKPOINT_UNDO_DAYS}), "
     "and networks, rules and accounts, which cost nothing."
 )
 DELETE_SECONDS = 600  # a VM shuts down before it goes

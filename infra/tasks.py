@@ -9,9 +9,10 @@ from infra.cost import cost as cost_of
 from infra.engine import Engine, project_of
 from infra.outputs import MachineOutputs
 from infra.preflight import preflight as check_beforehand
+from infra.prices import BUCKET_USD_PER_GIB_MONTH
 from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import rent
-from infra.stack_config import MachineSettings, check_stack_name
+from infra.stack_config import UNDO_DAYS, MachineSettings, check_stack_name
 from infra.sweep import billed, delete, table
 
 STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)"}
@@ -50,7 +51,10 @@ def cost(c: Context, stack: str | None = None, until: str | None = None) -> None
     engine = Engine(stack)
     settings = engine.settings()
     if not isinstance(settings, MachineSettings):
-        raise Refused(f"stack {engine.stack} is no machine: its bucket costs about 0.02 dollars a GiB and month")
+        raise Refused(
+            f"stack {engine.stack} is no machine: its bucket costs about {BUCKET_USD_PER_GIB_MONTH:.2f} dollars a GiB and month, "
+            f"and what was deleted or overwritten in the last {UNDO_DAYS} days as much (accepted: a stack of a machine, such as l4)"
+        )
     print(cost_of(settings.project, engine.stack, datetime.now(UTC), _day(until), settings.usd_per_hour))
 
 

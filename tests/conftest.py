@@ -4,12 +4,13 @@ import logging
 import os
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tests.tools import programs
+from tests.tools import made_up_screen, programs
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +34,26 @@ def same_start() -> Iterator[None]:
     logging.root.setLevel(level)
     for handler in set(logging.root.handlers) - set(handlers):  # those of `main`; pytest's own stay
         logging.root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def made_up(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small screen in the shape of a published one that the repository brings itself."""
+    path: Path = tmp_path_factory.mktemp("made_up") / "made_up.h5ad"
+    made_up_screen.write(path)
+    return path
+
+
+@pytest.fixture(params=["made up", *(["real"] if made_up_screen.REAL.is_file() else [])])
+def small_screen(request: pytest.FixtureRequest, made_up: Path) -> Path:
+    """That one, and then the real one, where it lies beside the repository."""
+    return made_up if request.param == "made up" else made_up_screen.REAL
+
+
+@pytest.fixture
+def real_if_here(made_up: Path) -> Path:
+    """One of both, for tests that take long: the real one, where it lies beside the repository."""
+    return made_up_screen.REAL if made_up_screen.REAL.is_file() else made_up
 
 
 def pytest_configure(config: pytest.Config) -> None:

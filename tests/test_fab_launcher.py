@@ -1,6 +1,7 @@
 """`./fab` on machines that lack one thing or another. The shell, venv and pip are real; what is missing is left out of the PATH."""
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bootstrap.shipping import uv_version
-from tests.tools.programs import require
+from tests.tools.programs import NAMESPACES, own_namespaces, require
 
 ROOT = Path(__file__).parent.parent
 UV = """#!/bin/sh
@@ -163,6 +164,25 @@ def test_without_venv(fab, bin_dir, root):
         "python3 cannot make a virtual environment (Debian and Ubuntu: apt-get install python3-venv); or install uv yourself.",
     )
     assert "ensurepip is not available" in done.stderr
+
+
+def test_in_a_folder_that_cannot_be_written_to(fab, bin_dir, root):
+    script(bin_dir / "uv", UV)
+    sentence = (
+        f"fab: {root}: you may not write there, and ./fab keeps uv, the environment and results in it; "
+        "clone it into a folder of yours.\n"
+    )
+    if os.geteuid() != 0:
+        root.chmod(0o555)
+        done = fab("demo")
+    else:  # root may write everywhere but in what is mounted read-only
+        require("mount", NAMESPACES)
+        mounts = (
+            f"mount --bind '{root}' '{root}' && mount -o remount,ro,bind '{root}' && cd '{root}' && PATH={bin_dir} exec ./fab demo"
+        )
+        done = subprocess.run([*(own_namespaces() or ()), "sh", "-c", mounts], capture_output=True, text=True)
+
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 
 @pytest.mark.usefixtures("real_python")

@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 from training.interrupts import end_at_interrupt, ignore_interrupt, raise_at_interrupt
 from training.refusal import Failed, Refused
 
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
         logging.captureWarnings(True)
         verb: Callable[[argparse.Namespace], None] = chosen.verb
+        if verb not in _PRINTS_ONLY or getattr(chosen, "write_features", None):
+            outlive_closed_pipe()
         verb(chosen)
     except Refused as refusal:
         return _said(f"refused: {refusal}", 2)
@@ -63,7 +66,6 @@ def command() -> None:
 
     After a failure nothing is tidied up: HDF5 crashes at exit (139 instead of 1) where a full disk kept it from closing a file.
     """
-    end_at_interrupt()
     code = main()
     ignore_interrupt()
     sys.stdout.flush()
@@ -267,5 +269,10 @@ def _simulate(chosen: argparse.Namespace) -> None:
         print(path)
 
 
+_PRINTS_ONLY = (_check, _show_config)
+"""Verbs that have no other product than what they print."""
+
 if __name__ == "__main__":
+    end_at_interrupt()
+    end_at_closed_pipe()
     command()

@@ -1,15 +1,19 @@
 """One ssh_config for fab, rsync and a person; and what a connection says that does not come about, or breaks."""
 
 import getpass
+import json
+import re
+import socket
 import subprocess
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fabric import Config, Connection
 
-from bootstrap.connection import connect
+from bootstrap.connection import Host, connect
 from bootstrap.machine import Machine, box, rented
 from bootstrap.ssh_config import ssh_config, write_ssh_config
 from infra.refusal import Failed, Refused
@@ -183,6 +187,102 @@ def test_a_box_is_reached_by_what_ssh_knows_of_it(laptop):
 
     assert {"hostname cells.example", "user ada", "port 2222", "stricthostkeychecking accept-new", "controlpersist 60"} <= set(told)
     assert "Include ~/.ssh/config" in file.read_text()
+
+
+CARELESS = """Host *
+  ForwardAgent yes
+  ForwardX11 yes
+  ForwardX11Trusted yes
+  PermitLocalCommand yes
+  LocalCommand touch {owned}
+  SendEnv SECRET_*
+  Tunnel yes
+  RemoteForward {port} localhost:22
+  GSSAPIDelegateCredentials yes
+"""
+
+
+def test_a_machine_gets_nothing_of_the_laptop_whatever_the_users_own_settings_say(machine, laptop, tmp_path, monkeypatch):
+    """The user's file is laid where ours includes it; the server takes all that a client offers."""
+    agent = subprocess.run(["ssh-agent", "-s"], capture_output=True, text=True, check=True).stdout
+    found = dict(line.split(";")[0].split("=") for line in agent.splitlines() if "=" in line)
+    monkeypatch.setenv("SSH_AUTH_SOCK", found["SSH_AUTH_SOCK"])
+    monkeypatch.setenv("SECRET_TOKEN", "hf_owned")
+    monkeypatch.setenv("DISPLAY", ":9")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (tmp_path / "careless").write_text(CARELESS.format(owned=tmp_path / "owned", port=port))
+    try:
+        for target in (box(machine.as_host, "~/incubator"), machine.machine()):
+            file = write_ssh_config(target)
+            lines = file.read_text().replace("~/.ssh/config", str(tmp_path / "careless"))
+            if target.is_rented:
+                lines = lines.replace("Match all\n", f"Match all\n  Include {tmp_path / 'careless'}\n")
+            file.write_text(lines)
+            host = Host(target, file)
+
+            printed = host.ask("env; cat /proc/net/tcp").out
+
+            assert "SSH_CONNECTION=" in printed
+            assert not re.search(r"SSH_AUTH_SOCK|DISPLAY|SECRET", printed)
+            assert f"0100007F:{port:04X} " not in printed  # nobody listens for the laptop there
+            assert not (tmp_path / "owned").exists()
+            plain = subprocess.run(["ssh", "-F", tmp_path / "careless", "-G", "x"], capture_output=True, text=True).stdout
+            assert "forwardagent yes" in plain  # the file is one that ssh takes
+            close_connections(laptop)
+    finally:
+        subprocess.run(["kill", found["SSH_AGENT_PID"]], check=True)
+
+
+@pytest.mark.parametrize("user", ["ada\n  ProxyCommand touch /tmp/owned", "", "-oProxyCommand=x", "a b", ["ada"]])
+def test_a_name_that_gcloud_would_not_give_is_no_line_of_the_file(machine, laptop, tmp_path, monkeypatch, user):
+    monkeypatch.setattr("bootstrap.ssh_config.KEY", tmp_path / "google_compute_engine")
+    profile = json.dumps({"loginProfile": {"posixAccounts": [{"username": user}]}})
+    machine.laptop_program("gcloud", f"cat {tmp_path}/profile")
+    (tmp_path / "profile").write_text(profile)
+
+    with pytest.raises(Failed, match="is no name of a user"):
+        write_ssh_config(rented(replace(OUTPUTS, ssh_user=None)))
+
+
+@pytest.mark.parametrize(
+    "printed", ["", "[]", "null", '{"loginProfile": []}', '{"loginProfile": {"posixAccounts": [1]}}', "[" * 100_000]
+)
+def test_an_answer_of_gcloud_that_is_none_is_one_sentence(machine, laptop, tmp_path, monkeypatch, printed):
+    monkeypatch.setattr("bootstrap.ssh_config.KEY", tmp_path / "google_compute_engine")
+    (tmp_path / "profile").write_text(printed)
+    machine.laptop_program("gcloud", f"cat {tmp_path}/profile")
+
+    with pytest.raises(Failed, match="gcloud compute os-login: its answer is no OS Login profile"):
+        write_ssh_config(rented(replace(OUTPUTS, ssh_user=None)))
+
+
+LINES = "x\n  LocalCommand touch /tmp/owned"
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [
+        replace(rented(OUTPUTS), address=LINES),
+        replace(rented(OUTPUTS), proxy=LINES),
+        replace(rented(OUTPUTS), host_key_alias=LINES),
+        replace(rented(OUTPUTS), user=LINES),
+        replace(rented(OUTPUTS), label=LINES),
+    ],
+    ids=["address", "proxy", "host_key_alias", "user", "label"],
+)
+def test_no_output_of_a_stack_begins_a_line_of_its_own(machine):
+    with pytest.raises(Refused, match=r"has characters that do not print: no ssh_config can say that"):
+        ssh_config(machine, machine.user, Path())
+
+
+@pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a/b", "", "a\nb", "-v"])
+def test_no_name_of_a_machine_leaves_the_folder_of_the_settings(laptop, name):
+    with pytest.raises(Refused, match=r"^name of the machine: "):
+        write_ssh_config(rented(replace(OUTPUTS, name=name, ssh_user="ada")))
+
+    assert not laptop.exists()
 
 
 def test_machines_of_one_name_share_no_connection(tmp_path):

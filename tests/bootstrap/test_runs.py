@@ -311,8 +311,8 @@ def test_data_that_are_not_there_are_refused_by_the_machine(laptop):
 def test_a_bucket_that_is_not_there_is_told(laptop):
     done = laptop.fab("train", "--run", laptop.run_file("homeless"), "--bucket", f"{BUCKET}-of-nobody")
 
-    assert done.returncode == 1
-    assert "there is no such folder (make it first: mkdir " in done.stderr + done.stdout
+    assert done.returncode == 2
+    assert "bucket-of-nobody of 127.0.0.1, not of this laptop, which is not there; make it: ssh -F" in done.stderr
 
 
 def test_no_bootstrap_changes_the_code_under_a_living_run(laptop):
@@ -360,7 +360,7 @@ def test_no_token_stands_in_any_file_or_process(laptop):
         (("bootstrap", "--folder", "/"), "--folder: /: accepted: a path from / or ~/"),
         (("logs", "--run", "nobody's"), "no run nobody's (there: none yet)"),
         (("stop",), "which run? name it (there: none yet)"),
-        (("pull", "--bucket", "gs://cells"), "needs --run NAME, and no machine"),
+        (("pull", "--bucket", "gs://cells", "--host", "me@box"), "needs no machine; leave out --host"),
     ],
 )
 def test_bad_input_is_one_message(laptop, words, message):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import runpy
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import pulumi
 import pytest
-from pulumi.runtime import mocks
+from pulumi.runtime import get_root_resource, mocks
 from pulumi.runtime.stack import run_pulumi_func
 
 from infra.policy import Planned
@@ -103,21 +102,32 @@ class Program:
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
-    """Runs the program of a stack with settings `incubator:KEY` over its kind's; `storage` is what the storage stack says."""
+    """Runs the program of a stack with settings `incubator:KEY` over its kind's; `storage` is what the storage stack says.
+
+    `before` and `after` are lines that somebody has written into the program.
+    """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # as Pulumi's language host does: a refusal leaves futures nobody asks
     monkeypatch.setattr(mocks.MockEngine, "RequirePulumiVersion", lambda *_: None, raising=False)
 
-    def run(stack: str = "l4", storage: dict[str, Any] | None = None, **settings: str) -> Program:
+    def run(
+        stack: str = "l4", storage: dict[str, Any] | None = None, before: str = "", after: str = "", **settings: str
+    ) -> Program:
         recorder = Recorder(STORAGE if storage is None else storage)
         outputs: dict[str, Any] = {}
         monkeypatch.setattr(pulumi, "export", outputs.__setitem__)
         loop, loop_of_threads = asyncio.new_event_loop(), asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         pulumi.runtime.set_mocks(recorder, project="incubator", stack=stack, monitor=Monitor(recorder, loop_of_threads))
+        root = get_root_resource()
+        assert root is not None
+        root._transformations = []  # there is one root stack a process: what the program before this one has registered
         config = {**BASE, **KINDS.get(stack, {}), **{f"incubator:{key}": value for key, value in settings.items()}}
         pulumi.runtime.set_all_config(config)
         try:
-            loop.run_until_complete(run_pulumi_func(_program))
+            code = before + (ROOT / "infra" / "__main__.py").read_text() + after
+            loop.run_until_complete(
+                run_pulumi_func(lambda: exec(compile(code, "infra/__main__.py", "exec"), {"__name__": "__main__"}))
+            )
             said = {key: loop.run_until_complete(pulumi.Output.from_input(value).future()) for key, value in outputs.items()}
         finally:
             pending = asyncio.all_tasks(loop)
@@ -131,10 +141,6 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
         return Program(recorder.planned, said)
 
     return run
-
-
-def _program() -> None:
-    runpy.run_path(str(ROOT / "infra" / "__main__.py"))
 
 
 def _plain(value: Any) -> Any:

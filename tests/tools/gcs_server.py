@@ -1,6 +1,7 @@
 """Google Cloud Storage on loopback: fake-gcs-server (tests/tools/bring_tools builds it) behind a proxy that mends and breaks it.
 
-Mended: it answers DELETE with 200 and the body `null`, where GCS answers 204 without a body; gcloud 528 falls over that.
+Mended: it answers DELETE with 200 and the body `null`, where GCS answers 204 without a body; gcloud 528 falls over that. It knows
+`versions=true`, and gcloud writes `versions=True`.
 """
 
 import contextlib
@@ -42,8 +43,8 @@ class GcsServer:
     answered 503; `dropping`, how many get no answer; `slow_seconds` before each answer. `seen` is what was asked: (method, path).
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, backend: str = "filesystem") -> None:
+        self.folder, self.backend = folder, backend  # only `memory` keeps earlier versions
         self.forbidden: set[str] = set()
         self.failing = self.dropping = 0
         self.slow_seconds = 0.0
@@ -79,7 +80,7 @@ class GcsServer:
             self.port = free.getsockname()[1]
         words = ["-scheme=http", "-host=127.0.0.1", f"-port={self.port}", f"-filesystem-root={self.folder}", "-log-level=error"]
         self._process = subprocess.Popen(
-            [program, "-backend=filesystem", *words, f"-external-url={self.url}"],
+            [program, f"-backend={self.backend}", *words, f"-external-url={self.url}"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -99,10 +100,11 @@ class GcsServer:
         self._process.terminate()
         self._process.wait()
 
-    def make_bucket(self, name: str) -> str:
+    def make_bucket(self, name: str, versioning: bool = False) -> str:
         """A new bucket; its URL."""
+        settings = {"name": name, "versioning": {"enabled": versioning}}
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port)) as server:
-            server.request("POST", "/storage/v1/b?project=demo", json.dumps({"name": name}), {"content-type": "application/json"})
+            server.request("POST", "/storage/v1/b?project=demo", json.dumps(settings), {"content-type": "application/json"})
             answer = server.getresponse()
             assert answer.status == 200, answer.read()
         return f"gs://{name}"
@@ -147,7 +149,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._send(403, {"content-type": "application/json"}, _forbidden(bucket, self.path))
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.gcs.port)) as behind:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
-            behind.request(self.command, self.path, body, headers)
+            behind.request(self.command, self.path.replace("versions=True", "versions=true"), body, headers)
             answer = behind.getresponse()
             content = answer.read()
             status = answer.status

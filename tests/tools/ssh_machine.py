@@ -187,7 +187,7 @@ class SshMachine:
             f"Port {self.port}", "ListenAddress 127.0.0.1", f"HostKey {self.folder}/host_key", f"PidFile {self.folder}/pid",
             f"AuthorizedKeysFile {self.folder}/authorized_keys", "PasswordAuthentication no", "KbdInteractiveAuthentication no",
             "PermitRootLogin yes", "StrictModes no", "UsePAM no", "MaxStartups 100", "PrintMotd no", "PrintLastLog no",
-            f"SetEnv {told}",
+            "AcceptEnv SECRET_*", f"SetEnv {told}",
         ]  # fmt: skip
         (self.folder / "sshd_config").write_text("\n".join(lines) + "\n")
 

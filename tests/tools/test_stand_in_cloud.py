@@ -284,6 +284,20 @@ def test_what_cannot_be_is_refused_before_anything_is_made(tmp_path, inputs, tol
 
 
 @REAL_ENGINE
+def test_a_lifecycle_rule_whose_only_number_is_0_has_no_condition(tmp_path):
+    """The real provider does not send it (terraform-provider-google#17990)."""
+    rule: Any = {"action": {"type": "Delete"}, "condition": {"daysSinceNoncurrentTime": 0}}
+    inputs = {"name": "tiny-cells", "location": "US", "lifecycleRules": [rule]}
+    program = f"import pulumi, pulumi_gcp\npulumi.CustomResource('gcp:storage/bucket:Bucket', 'bucket', {inputs})\n"
+    engine = engine_with(tmp_path, program)
+    assert "must specify at least one condition" in refused(engine.up("dev"))
+
+    rule["condition"]["sendDaysSinceNoncurrentTimeIfZero"] = True
+    (tmp_path / "program" / "__main__.py").write_text(program.replace("'daysSinceNoncurrentTime': 0", f"**{rule['condition']}"))
+    done(engine.up("dev"))
+
+
+@REAL_ENGINE
 @pytest.mark.parametrize(
     ("line", "told"),
     [
@@ -339,3 +353,24 @@ def test_an_unknown_zone_means_another_disk():
 )
 def test_what_is_the_same_to_the_cloud_is_no_change(old, new, changes):
     assert rules.changes(INSTANCE, old, new) == changes
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changes"),
+    [
+        ({"versioning": {"enabled": True}}, {}, {}),  # a block that is no longer named stays as it was
+        ({"versioning": {"enabled": True}}, {"versioning": {"enabled": False}}, {"versioning.enabled": "gone"}),
+        (
+            {"lifecycleRules": [{"condition": {"age": 1, "withState": "LIVE"}}]},
+            {"lifecycleRules": [{"condition": {"age": 1}}]},
+            {},
+        ),
+        (
+            {"lifecycleRules": [{"condition": {"daysSinceNoncurrentTime": 7}}]},
+            {"lifecycleRules": [{"condition": {"daysSinceNoncurrentTime": 1}}]},
+            {"lifecycleRules[0].condition.daysSinceNoncurrentTime": "changed"},
+        ),
+    ],
+)
+def test_a_bucket_keeps_what_the_real_provider_keeps(old, new, changes):
+    assert rules.changes(rules.BUCKET, old, new) == changes

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 from training.refusal import Failed, Refused
 from training.untrusted import escaped
 
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     chosen = parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    if chosen.verb not in _PRINTS_ONLY:
+        outlive_closed_pipe()
     try:
         code: int = _VERBS[chosen.verb](chosen)
     except Refused as refusal:
@@ -198,5 +201,9 @@ _VERBS = {
     "verify": _verify,
 }
 
+_PRINTS_ONLY = ("status", "verify")
+"""Verbs that have no other product than what they print."""
+
 if __name__ == "__main__":
+    end_at_closed_pipe()
     sys.exit(main())

@@ -49,6 +49,11 @@ class Place:
         told["config"] |= {key if ":" in key else f"incubator:{key}": value for key, value in settings.items()}
         file.write_text(yaml.safe_dump(told))
 
+    def write(self, before: str = "", after: str = "") -> None:
+        """Write lines into the program, at its beginning and at its end."""
+        file = self.project / "infra" / "__main__.py"
+        file.write_text(before + file.read_text() + after)
+
     def ids(self, type_: str | None = None) -> list[str]:
         """What is in the cloud, without what stays: storage."""
         found = self.world.read()["resources"].values()

@@ -204,7 +204,18 @@ def _grant(state: State, filled: Values) -> Iterator[str]:
         yield f"googleapi: Error 400: Service account {email} does not exist., badRequest"
 
 
+def _bucket(state: State, filled: Values) -> Iterator[str]:
+    """A rule needs a condition; a number that is 0 is not sent unless send...IfZero says so (TF google 6 and 7)."""
+    for rule in filled.get("lifecycleRules", []):
+        condition = rule["condition"]
+        sent = [key for key, value in condition.items() if not key.startswith("send") and value not in (None, 0, "", [], "ANY")]
+        sent += [key for key, value in condition.items() if key.startswith("send") and value]
+        if not sent:
+            yield "googleapi: Error 400: A lifecycle rule must specify at least one condition., invalid"
+
+
 PROBLEMS = {
+    rules.BUCKET: _bucket,
     INSTANCE: _instance,
     DISK: _place,
     rules.SUBNETWORK: _in_network,

@@ -164,8 +164,14 @@ KINDS = {
         "storage",
         "{name}",
         replacing=("enableObjectRetention", "hierarchicalNamespace", "location", "name", "project"),
-        kept=("publicAccessPrevention", "softDeletePolicy", "uniformBucketLevelAccess"),
-        values={"publicAccessPrevention": ("enforced", "inherited")},
+        # Optional and computed in the provider's schema (TF google-beta 6 and 7): a block that is no longer named stays as it was.
+        kept=_paths("""
+            lifecycleRules.condition.withState publicAccessPrevention softDeletePolicy uniformBucketLevelAccess versioning
+        """),
+        values={
+            "publicAccessPrevention": ("enforced", "inherited"),
+            "lifecycleRules.condition.withState": ("LIVE", "ARCHIVED", "ANY", ""),
+        },
         name=re.compile(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9]"),
         computed=("selfLink", "url", "projectNumber", "timeCreated", "updated"),
     ),
@@ -217,7 +223,16 @@ def _within(path: str, blocks: tuple[str, ...]) -> bool:
 def changes(token: str, old: Values, new: Values) -> dict[str, str]:
     """Path to what happened there, as `differences`; what keeps its value when it is no longer named is no change."""
     kept = KINDS[token].kept
-    return {path: change for path, change in differences(old, new).items() if change != GONE or not _within(path, kept)}
+    return {
+        path: change
+        for path, change in differences(old, new).items()
+        if change != GONE or not _within(path, kept) or _is_named(path, new)
+    }
+
+
+def _is_named(path: str, inputs: Values) -> bool:
+    """Whether a program says something at a path, be it only False."""
+    return any(where == path and value is not None for where, value in _at(inputs, bare(path).split("."), ""))
 
 
 def replaces(token: str, path: str, old: Values, new: Values) -> bool:

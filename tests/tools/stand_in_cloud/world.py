@@ -6,6 +6,9 @@ The file is named by the environment variable STAND_IN_CLOUD. Every edit happens
 `type` (Pulumi's token), `id`, `inputs` (camelCase, as the program sent them), `outputs`, `created`, and for instances
 `status` (RUNNING or TERMINATED). A boot disk that came with an instance is a record of its own, with `boot_of`.
 
+`bucket_objects` maps the name of a bucket to its objects and their earlier versions, NAME#GENERATION, as
+`gcloud storage ls --all-versions` prints them; a bucket with any of them cannot be deleted.
+
 A fault is a dict: `on` (create, update, delete, read), `type` (a token, or "*"), `kind` (stock-out, quota, error, timeout, slow),
 `times` (how often; default 1, a negative number is always), and optionally `zone`, `name`, `nth` (only the n-th call of that
 sort, counted over all types from 1), `code` and `zones_available` (stock-out), `message` (error), `seconds` (slow).

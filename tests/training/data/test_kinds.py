@@ -1,7 +1,6 @@
 """`training/data/kinds.py`: what is the same in every cell, and where nothing is."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import anndata
 import numpy as np
@@ -9,8 +8,6 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from training.data.kinds import evidence_of, looks_like, rows_to_look_at
-
-SMALL = Path(__file__).parents[4] / "shared" / "data" / "perturbseq_small.h5ad"
 
 FORWARD: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "log1p": np.log1p,
@@ -87,10 +84,8 @@ def test_where_nothing_or_everything_is_the_same_nothing_is_said(make, varies):
     assert evidence_of(make(counts(depth=20_000, varies=varies)).astype(np.float32)) is None
 
 
-def test_the_small_data_set_has_genes_left_out():
-    if not SMALL.is_file():
-        pytest.skip("the small data set is not beside the repository")
-    values = anndata.read_h5ad(SMALL).X.toarray().astype(np.float32)
+def test_a_screen_of_highly_variable_genes_has_the_others_left_out(small_screen):
+    values = anndata.read_h5ad(small_screen).X.toarray().astype(np.float32)
     for rows in (np.arange(len(values)), rows_to_look_at(len(values))):
         assert evidence_of(values[rows]) is None
     assert looks_like(values) == "log1p values"

@@ -12,8 +12,6 @@ from training.data.h5ad import H5adFile
 from training.data.values import Source, check_values, read_values
 from training.refusal import Refused
 
-SMALL = Path(__file__).parents[4] / "shared" / "data" / "perturbseq_small.h5ad"
-
 
 def source(n: int, obsm_key: str | None = None, are_genes: bool = True) -> Source:
     return Source(obsm_key, None, tuple(f"G{i}" for i in range(n)), are_genes)
@@ -135,12 +133,10 @@ class TestCountsOrLog1p:
         file = write(path, np.ones((2, 1)), X_state=np.array([[-20.0, 3.0], [40.0, 2.5]]))
         check_values(file, source(2, "X_state", are_genes=False), expected)
 
-    def test_the_small_data_set_is_log1p(self):
-        if not SMALL.is_file():
-            pytest.skip("the small data set is not beside the repository")
-        check_values(H5adFile(SMALL), source(500), "log1p")
+    def test_a_screen_in_the_shape_of_published_ones_is_log1p(self, small_screen):
+        check_values(H5adFile(small_screen), source(500), "log1p")
         with pytest.raises(Refused, match="X is not raw counts"):
-            check_values(H5adFile(SMALL), source(500), "counts")
+            check_values(H5adFile(small_screen), source(500), "counts")
 
 
 KINDS = {

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from training.checkpoints.progress_file import read_progress
 from training.checkpoints.push_state import read_record
@@ -89,7 +90,7 @@ def test_a_field_of_newer_code_is_ignored(site, name):
 
     after = READERS[name](site)
 
-    if hasattr(after, "model_copy"):
+    if isinstance(after, BaseModel):
         after = after.model_copy(update={"format": 0})
     assert before is not None
     assert after == before
