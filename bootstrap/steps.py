@@ -16,8 +16,8 @@ from bootstrap.facts import Facts
 FOLDERS = ("cache", "code", "data", "jobs", "runs")
 BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
 IDLE_MINUTES = 30
-# Measured with torch 2.15 on x86_64 (2026-11): 3.2 GB in all, 2.4 of them in nvidia-* and triton, 0.5 in torch itself.
-DOWNLOAD = "about 3.2 GB to download, 2.4 of them CUDA libraries"
+# Measured with torch 2.15 on x86_64 (2026-11): 3.1 GB in all, 2.4 of them in nvidia-* and triton, 0.5 in torch itself.
+DOWNLOAD = "about 3.1 GB to download, 2.4 of them CUDA libraries"
 POWER_OFF = ["sudo", "-n", "shutdown", "-h", "now"]
 
 

@@ -32,7 +32,7 @@ def test_two_gpus_are_judged_by_the_first():
 
 def test_a_cpu_is_said_aloud_and_not_refused_and_so_is_what_it_downloads_once():
     said = "box has no NVIDIA GPU: runs compute on its CPU, which is right for a rehearsal"
-    once = ". It gets the same environment as a machine with a GPU, about 3.2 GB to download, 2.4 of them CUDA libraries: "
+    once = ". It gets the same environment as a machine with a GPU, about 3.1 GB to download, 2.4 of them CUDA libraries: "
 
     assert gate(READY, BOX, LOCK) == f"{said}{once}requirements.lock holds one build of torch"
     assert gate(replace(READY, environment="ee"), BOX, LOCK) == said

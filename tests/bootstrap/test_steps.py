@@ -72,7 +72,7 @@ def test_what_is_downloaded_is_said_before_the_first_sync():
 
     assert isinstance(first, Command)
     assert isinstance(later, Command)
-    assert (first.note, later.note) == ("about 3.2 GB to download, 2.4 of them CUDA libraries", "")
+    assert (first.note, later.note) == ("about 3.1 GB to download, 2.4 of them CUDA libraries", "")
 
 
 @pytest.mark.parametrize(
