@@ -7,7 +7,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from bootstrap.last_sync import last_sync
-from bootstrap.tasks import bootstrap, check, demo, lock, logs, pull, status, stop, train
+from bootstrap.tasks import bench, bootstrap, check, demo, lock, logs, pull, status, stop, train
 from infra.engine import Engine, project_of
 from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
@@ -17,7 +17,8 @@ from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 
 __all__ = [
-    "bootstrap", "check", "cost", "demo", "down", "lock", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
+    "bench", "bootstrap", "check", "cost", "demo", "down", "lock", "logs", "preflight", "pull", "status", "stop", "sweep", "train",
+    "up",
 ]  # fmt: skip
 
 WORK = {"bootstrap", "check", "demo", "down", "pull", "stop", "sweep", "train", "up"}

@@ -100,6 +100,25 @@ def lock(c: Context) -> None:
     run(c, "./fab lock")
 
 
+@task(positional=["name"], help={"name": "name of the benchmark (default: list, which names them all)"})
+@plain_refusals
+def bench(c: Context, name: str = "list") -> None:
+    """Run one benchmark of tests/benchmarks. Its figures mean something only on a quiet machine.
+
+    Example: ./fab bench list
+    """
+    files = {path.stem: path for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))}
+    if name == "list":
+        for each, path in files.items():
+            print(f"{each:<20}{path.read_text(encoding='utf-8').splitlines()[0].strip(chr(34))}")
+        return
+    if name not in files:
+        raise Refused(f"bench: {name}: no such benchmark (accepted: {', '.join(files)})")
+    check_lock()
+    run(c, f"{_uv()} sync --inexact --all-groups")
+    run(c, f"{_uv()} run --no-sync python -m tests.benchmarks.{name}")
+
+
 @task(
     help={
         **MACHINE,
