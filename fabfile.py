@@ -4,7 +4,7 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from bootstrap.last_sync import last_sync
-from bootstrap.tasks import bootstrap, check, demo, logs, pull, status, stop, train
+from bootstrap.tasks import bench, bootstrap, check, demo, logs, pull, status, stop, train
 from infra.engine import Engine, project_of
 from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
@@ -13,7 +13,7 @@ from infra.rent import give_back, vm_status
 from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
 
 __all__ = [
-    "bootstrap", "check", "cost", "demo", "down", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
+    "bench", "bootstrap", "check", "cost", "demo", "down", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
 ]  # fmt: skip
 
 

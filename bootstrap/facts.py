@@ -27,7 +27,7 @@ if [ "$(has nvidia-smi)" ]; then
     gpus=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1); say nvidia_smi_code "$?"
     say nvidia_smi "$gpus"
 fi
-say rsync "$(has rsync)"; say gcloud "$(has gcloud)"; say crontab "$(has crontab)"; say systemctl "$(has systemctl)"
+say rsync "$(has rsync)"; say crontab "$(has crontab)"; say systemctl "$(has systemctl)"
 [ "$(has sudo)" ] && sudo -n true 2>/dev/null && say may_sudo yes
 say uv "$(sum "$root/uv")"
 say code "$(sum "$root/code/.shipped")"
@@ -70,7 +70,6 @@ class Facts:
     nvidia_smi_code: int | None = None
     nvidia_smi: str = ""
     rsync: str = ""
-    gcloud: str = ""
     crontab: str = ""
     systemctl: str = ""
     may_sudo: bool = False

@@ -69,6 +69,21 @@ def check(c: Context, cloud: bool = False) -> None:
         raise Exit(code=1)
 
 
+@task(positional=["name"], help={"name": "which one; `list` names them"})
+@plain_refusals
+def bench(c: Context, name: str) -> None:
+    """Run a benchmark of tests/benchmarks; `fab bench list` names them. Its figures are those of a quiet machine only."""
+    files = {path.stem: path for path in sorted((ROOT / "tests" / "benchmarks").glob("*.py"))}
+    if name == "list":
+        for each, path in files.items():
+            print(f"{each:<20}{path.read_text(encoding='utf-8').splitlines()[0].strip(chr(34))}")
+        return
+    if name not in files:
+        raise Refused(f"bench: {name}: no such benchmark (accepted: {', '.join(files)})")
+    run(c, f"{_uv()} sync --inexact --all-groups")
+    run(c, f"{_uv()} run --no-sync python -m tests.benchmarks.{name}")
+
+
 @task(
     help={
         **MACHINE,

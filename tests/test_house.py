@@ -115,7 +115,8 @@ def test_fab_lists_its_verbs():
 
     assert listed.returncode == 0, listed.stderr
     assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == [
-        "bootstrap", "check", "cost", "demo", "down", "logs", "preflight", "pull", "status", "stop", "sweep", "train", "up",
+        "bench", "bootstrap", "check", "cost", "demo", "down", "logs", "preflight", "pull", "status", "stop", "sweep", "train",
+        "up",
     ]  # fmt: skip
 
 

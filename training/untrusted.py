@@ -1,6 +1,7 @@
 """What comes from outside (a bucket, a server, a machine): which names may be written to disk, and how its text is printed."""
 
 import re
+from pathlib import Path
 
 from training.refusal import Refused
 
@@ -25,6 +26,23 @@ def file_below(name: str, source: str) -> str:
             "characters without the parts '', '.' and '..'); nothing was written. Rename or remove the object there"
         )
     return name
+
+
+def path_below(folder: Path, name: str, source: str) -> Path:
+    """The path of `name` below `folder`: nothing on the way from `folder` to it, nor the file itself, is a symbolic link.
+
+    `folder` itself may be one: it is the user's.
+
+    Raises: Refused as `file_below`, or for a link.
+    """
+    path = folder
+    for part in file_below(name, source).split("/"):
+        path = path / part
+        if path.is_symlink():
+            raise Refused(
+                f"{path}: is a symbolic link; {source} is not written or read through one. Remove the link, then try again"
+            )
+    return path
 
 
 def single_name(name: str, source: str) -> str:

@@ -120,3 +120,26 @@ def test_a_fab_without_any_uv_says_so(house):
     done = subprocess.run([FAB, "demo"], cwd=house, env=environment, capture_output=True, text=True, timeout=60)
 
     assert (done.returncode, done.stderr) == (1, "failed: there is no uv here; ./fab brings one\n")
+
+
+@pytest.fixture
+def benchmark(house):
+    (house / "tests" / "benchmarks").mkdir(parents=True)
+    (house / "tests" / "benchmarks" / "loading.py").write_text('"""How fast it loads."""\n')
+
+
+def test_bench_runs_one_benchmark(fab, house, benchmark):
+    done = fab("bench", "loading")
+
+    assert done.code == 0
+    assert words_of(done.asked, house, "")[1:] == ["run --no-sync python -m tests.benchmarks.loading"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "printed"),
+    [("list", 0, "loading             How fast it loads.\n"), ("load", 2, "bench: load: no such benchmark (accepted: loading)")],
+)
+def test_bench_names_the_benchmarks(house, benchmark, name, code, printed):
+    done = subprocess.run([FAB, "bench", name], cwd=house, capture_output=True, text=True, timeout=60)
+
+    assert (done.returncode, printed in done.stdout + done.stderr) == (code, True)

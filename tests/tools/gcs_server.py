@@ -1,6 +1,7 @@
 """Google Cloud Storage on loopback: fake-gcs-server (tests/tools/bring_tools builds it) behind a proxy that mends and breaks it.
 
-Mended: it answers DELETE with 200 and the body `null`, where GCS answers 204 without a body; gcloud 528 falls over that.
+Mended: it answers DELETE with 200 and the body `null`, where GCS answers 204 without a body, and ignores ifGenerationMatch there;
+the parts of a resumable upload pass by the proxy, because it names its own port in the answer to the first request.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
 import pytest
 
@@ -29,26 +30,34 @@ def server_path() -> str | None:
 
 
 def needs_gcs() -> None:
-    """Skip a test where the server or gcloud is missing; in CI it brings the server, so there a missing one fails."""
+    """Skip a test where the server is missing; in CI it must be there."""
     if server_path() is None and not os.environ.get("CI"):
         pytest.skip("no fake-gcs-server: tests/tools/bring_tools builds one")
-    if shutil.which("gcloud") is None:
-        pytest.skip("gcloud is not installed: https://cloud.google.com/sdk/docs/install")
 
 
 class GcsServer:
     """Serves buckets that lie under `folder`, until its context ends.
 
     Faults, to be set at any time: `forbidden`, names of buckets that answer 403; `failing`, how many of the next requests are
-    answered 503; `dropping`, how many get no answer; `slow_seconds` before each answer. `seen` is what was asked: (method, path).
+    answered with `fails_with`; `dropping`, how many get no answer; `losing`, how many are done, but their answer is lost;
+    `damaging`, whether a byte of each download is changed; `slow_seconds` before each answer. A fault that counts hits only
+    requests with `method`, where that is set. `renames` are objects that listings show under another name. `seen` is what was
+    asked: (method, path).
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.forbidden: set[str] = set()
-        self.failing = self.dropping = 0
+        self.failing = self.dropping = self.losing = 0
+        self.fails_with = 503
+        self.damaging = False
+        self.method: str | None = None
+        self.renames: dict[str, str] = {}
         self.slow_seconds = 0.0
         self.seen: list[tuple[str, str]] = []
+        self.under_way = 0
+        """Requests without an answer yet; a client that was killed may have left some."""
+        self.counting = threading.Lock()
         self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("HandlerOfOne", (Handler,), {"gcs": self}))
         self._thread = threading.Thread(target=self._proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -59,8 +68,9 @@ class GcsServer:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a gcloud that knows no other storage, and no account."""
+        """The environment of a google-cloud-storage and of a gcloud that know no other storage, and no account."""
         return {
+            "STORAGE_EMULATOR_HOST": self.url,
             "CLOUDSDK_CONFIG": str(self.folder.parent / f"{self.folder.name}.gcloud"),
             "CLOUDSDK_AUTH_DISABLE_CREDENTIALS": "true",
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
@@ -108,6 +118,14 @@ class GcsServer:
             assert answer.status == 200, answer.read()
         return f"gs://{name}"
 
+    def put(self, bucket: str, name: str, content: bytes) -> None:
+        """An object, under any name that the server takes."""
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port)) as server:
+            query = urlencode({"uploadType": "media", "name": name})
+            server.request("POST", f"/upload/storage/v1/b/{bucket}/o?{query}", content)
+            answer = server.getresponse()
+            assert answer.status == 200, answer.read()
+
     def objects(self, bucket: str) -> dict[str, bytes]:
         """All objects of a bucket, by name: what is on the disk behind the server."""
         root = self.folder / bucket
@@ -116,9 +134,9 @@ class GcsServer:
 
 @contextlib.contextmanager
 def gcs_served(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[GcsServer]:
-    """A server that the real gcloud of this process, and of those it starts, talks to."""
+    """A server that this process, and those it starts, take for Google's."""
     needs_gcs()
-    for name in [name for name in os.environ if name.startswith(("GOOGLE_", "CLOUDSDK_"))]:
+    for name in [name for name in os.environ if name.startswith(("GOOGLE_", "CLOUDSDK_", "STORAGE_"))]:
         patch.delenv(name)
     with GcsServer(folder) as server:
         for name, value in server.env.items():
@@ -133,19 +151,28 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def answer(self) -> None:
-        body = self._body()
+        with self.gcs.counting:
+            self.gcs.under_way += 1
+        try:
+            self._answer(self._body())
+        finally:
+            with self.gcs.counting:
+                self.gcs.under_way -= 1
+
+    def _answer(self, body: bytes) -> None:
         self.gcs.seen.append((self.command, self.path))
         time.sleep(self.gcs.slow_seconds)
-        if self.gcs.dropping:
-            self.gcs.dropping -= 1
+        if self._hit("dropping"):
             self.close_connection = True
             return
-        if self.gcs.failing:
-            self.gcs.failing -= 1
-            return self._send(503, {}, json.dumps({"error": {"code": 503, "message": "Service Unavailable"}}).encode())
+        if self._hit("failing"):
+            error = {"error": {"code": self.gcs.fails_with, "message": "a fault of the test"}}
+            return self._send(self.gcs.fails_with, {"content-type": "application/json"}, json.dumps(error).encode())
         bucket = next((name for name in self.gcs.forbidden if f"/b/{name}" in unquote(self.path)), None)
         if bucket is not None:
             return self._send(403, {"content-type": "application/json"}, _forbidden(bucket, self.path))
+        if self._wrong_generation():
+            return self._send(412, {}, b"")
         with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.gcs.port)) as behind:
             headers = {name: value for name, value in self.headers.items() if name.lower() not in HOP}
             behind.request(self.command, self.path, body, headers)
@@ -154,7 +181,35 @@ class Handler(BaseHTTPRequestHandler):
             status = answer.status
             if self.command == "DELETE" and status == 200 and content.strip() == b"null":
                 status, content = 204, b""
-            self._send(status, {name: value for name, value in answer.getheaders() if name.lower() not in HOP}, content)
+            if self.gcs.damaging and "alt=media" in self.path and content:
+                content = bytes([content[0] ^ 1]) + content[1:]
+            if self.gcs.renames and self.path.partition("?")[0].endswith("/o"):
+                content = _renamed(content, self.gcs.renames)
+            if self._hit("losing"):
+                self.close_connection = True
+                return None
+            own, ours = f":{self.gcs.port}/", f":{self.gcs.url.rpartition(':')[2]}/"
+            headers = {name: value.replace(own, ours) for name, value in answer.getheaders() if name.lower() not in HOP}
+            return self._send(status, headers, content)
+
+    def _hit(self, fault: str) -> bool:
+        with self.gcs.counting:
+            left: int = getattr(self.gcs, fault)
+            if not left or self.gcs.method not in (None, self.command):
+                return False
+            setattr(self.gcs, fault, left - 1)
+            return True
+
+    def _wrong_generation(self) -> bool:
+        """Whether a DELETE asks for another generation than is there."""
+        wanted = parse_qs(urlsplit(self.path).query).get("ifGenerationMatch")
+        if self.command != "DELETE" or not wanted:
+            return False
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.gcs.port)) as behind:
+            behind.request("GET", self.path.partition("?")[0])
+            answer = behind.getresponse()
+            found = json.loads(answer.read()).get("generation", "0") if answer.status == 200 else "0"
+            return found != wanted[0]
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = answer
 
@@ -188,6 +243,13 @@ class Handler(BaseHTTPRequestHandler):
 
 
 HOP = {"connection", "content-length", "date", "host", "keep-alive", "server", "transfer-encoding"}
+
+
+def _renamed(listing: bytes, renames: dict[str, str]) -> bytes:
+    document = json.loads(listing)
+    for item in document.get("items", []):
+        item["name"] = renames.get(item["name"], item["name"])
+    return json.dumps(document).encode()
 
 
 def _forbidden(bucket: str, path: str) -> bytes:

@@ -56,6 +56,8 @@ class WebServer(_Server):
         """The next answers end after so many bytes of their body."""
         self.refusals: list[int] = []
         """The next answers are these statuses."""
+        self.lengths: dict[str, str] = {}
+        """What is stated as Content-Length of a path, in the place of the truth."""
         self.seconds_per_chunk = 0.0
         self.bodies: list[list[int]] = []
         """Bytes of each body that were sent, as [number], so that each thread counts in its own."""
@@ -89,7 +91,8 @@ class WebServer(_Server):
         sent = [0]
         self.bodies.append(sent)
         request.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        stated = self.lengths.get(urlsplit(request.path).path)
+        for name, value in {**headers, "Content-Length": str(len(body)) if stated is None else stated}.items():
             request.send_header(name, value)
         request.end_headers()
         for at in range(0, end, _CHUNK):
@@ -97,7 +100,7 @@ class WebServer(_Server):
             request.wfile.write(chunk)
             sent[0] += len(chunk)
             time.sleep(self.seconds_per_chunk)
-        request.close_connection = request.close_connection or end < len(body)
+        request.close_connection = request.close_connection or end < len(body) or stated is not None
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import pytest
 
 from training.refusal import Refused
-from training.untrusted import escaped, file_below, single_name
+from training.untrusted import escaped, file_below, path_below, single_name
 
 BAD = [
     "",
@@ -51,3 +51,18 @@ def test_a_name_of_a_run_is_taken_as_it_is(name):
 def test_text_is_printed_without_effect_on_the_terminal():
     assert escaped("ok\n\x1b[2J\u202e\tµ") == "ok\\n\\x1b[2J\\u202e\\tµ"
     assert escaped("a\tb\nc\r", keep="\n\t") == "a\tb\nc\\r"
+
+
+def test_a_path_below_a_folder_passes_no_symbolic_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "folder").symlink_to("real")  # the user's own
+    folder = tmp_path / "folder"
+    (folder / "out").symlink_to("/etc")
+    (folder / "dangling").symlink_to("/nowhere")
+
+    assert path_below(folder, "a/b", "gs://bucket") == folder / "a/b"
+    for name in ("out", "out/passwd", "dangling"):
+        with pytest.raises(Refused, match="is a symbolic link; gs://bucket is not written or read through one"):
+            path_below(folder, name, "gs://bucket")
+    with pytest.raises(Refused, match="it lists"):
+        path_below(folder, "../a", "gs://bucket")

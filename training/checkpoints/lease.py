@@ -3,11 +3,13 @@
 import json
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from training.checkpoints.bucket import Bucket, Changed, open_bucket
+from training.bucket.bucket import Bucket, Changed, open_bucket
 from training.refusal import Refused
+from training.untrusted import escaped, single_name
 
 STALE_AFTER = timedelta(minutes=15)
 RENEW_SECONDS = 300.0
@@ -36,12 +38,12 @@ def claim(bucket_url: str, name: str, holder: str) -> None:
 
 def claim_in(bucket: Bucket, name: str, holder: str) -> None:
     """`claim`, in a bucket that is open."""
-    there = bucket.generation(_lease(name))
-    if there:
+    stored = bucket.about(_lease(name))
+    if stored is not None:
         _refuse_other(bucket, name, holder)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        bucket.write(_lease(name), json.dumps({"holder": holder, "renewed": now}).encode(), there)
+        bucket.write(_lease(name), json.dumps({"holder": holder, "renewed": now}).encode(), stored.generation if stored else 0)
     except Changed:
         _refuse_other(bucket, name, holder)
 
@@ -56,8 +58,10 @@ def release(bucket_url: str, name: str, holder: str) -> None:
 
 def release_in(bucket: Bucket, name: str, holder: str) -> None:
     """`release`, in a bucket that is open."""
-    if _read(bucket, name)[0] == holder:
-        bucket.remove([_lease(name)])
+    stored = bucket.about(_lease(name))
+    if stored is not None and _read(bucket, name)[0] == holder:
+        with suppress(Changed):
+            bucket.remove([_lease(name)], stored.generation)
 
 
 def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
@@ -67,8 +71,9 @@ def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
     if other != holder and now - STALE_AFTER < renewed < now + STALE_AFTER:
         until = renewed + STALE_AFTER
         raise Taken(
-            f"{bucket.url}/runs/{name}: {other} writes this run, and was heard of at {renewed:%H:%M:%S} UTC: stop the run there "
-            f"(fab stop), take another name, or, if that machine is gone for good, try again after {until:%H:%M:%S} UTC"
+            f"{bucket.url}/runs/{name}: {escaped(other[:200])} writes this run, and was heard of at {renewed:%H:%M:%S} UTC: "
+            "stop the run there (fab stop), take another name, or, if that machine is gone for good, try again after "
+            f"{until:%H:%M:%S} UTC"
         )
 
 
@@ -80,9 +85,9 @@ def _read(bucket: Bucket, name: str) -> tuple[str, datetime]:
         if renewed.tzinfo is None:
             raise ValueError("a time without a zone")
         return str(lease["holder"]), renewed
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "", datetime.fromtimestamp(0, UTC)
 
 
 def _lease(name: str) -> str:
-    return f"runs/{name}/lease.json"
+    return f"runs/{single_name(name, 'lease')}/lease.json"

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from training.config import RunConfig
+from training.untrusted import file_below
 
 log = logging.getLogger(__name__)
 
 MANIFEST = "MANIFEST.json"
+LAST_STEP = 10**9 - 1  # nine digits in a folder's name
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,11 @@ class File:
     name: str
     size: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        file_below(self.name, MANIFEST)
+        if self.name == MANIFEST or self.size < 0 or not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.name}: {self.size} bytes, SHA-256 {self.sha256}: no file of a checkpoint")
 
 
 @dataclass(frozen=True)
@@ -37,8 +45,20 @@ class Manifest:
     """`val/loss_total` of the weights in this folder, where this step was validated."""
     files: tuple[File, ...]
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.step <= LAST_STEP or not self.files:
+            raise ValueError(f"step {self.step}, {len(self.files)} files: no checkpoint")
+
 
 _MANIFEST = TypeAdapter(Manifest)
+
+
+def manifest_of(text: bytes) -> Manifest:
+    """Read a manifest, of this disk or from outside.
+
+    Raises: ValueError if it is none: a value of another type or out of its range, a file name that leaves the folder.
+    """
+    return _MANIFEST.validate_json(text, strict=True)
 
 
 @dataclass(frozen=True)
@@ -145,12 +165,11 @@ def _settings(values: dict[str, object], prefix: str = "") -> Iterator[tuple[str
 
 def _read(folder: Path) -> Manifest | None:
     try:
-        raw = json.loads((folder / MANIFEST).read_text())
-        manifest = _MANIFEST.validate_python(raw)
+        manifest = manifest_of((folder / MANIFEST).read_bytes())
         sizes_hold = all((folder / file.name).stat().st_size == file.size for file in manifest.files)
     except (OSError, ValueError):
         return None
-    return manifest if sizes_hold and manifest.files and folder.name == folder_of(manifest.step) else None
+    return manifest if sizes_hold and folder.name == folder_of(manifest.step) else None
 
 
 def _sha256(path: Path) -> str:

@@ -8,13 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import TypeAdapter
-
-from training.checkpoints.bucket import Bucket, Damaged, Stored, open_bucket
+from training.bucket.bucket import Bucket, Damaged, Stored, open_bucket
 from training.checkpoints.lease import claim, holder_of, release
-from training.checkpoints.manifest import MANIFEST, Checkpoint, Manifest, best, complete_checkpoints, folder_of, is_intact
+from training.checkpoints.manifest import (
+    MANIFEST,
+    Checkpoint,
+    Manifest,
+    best,
+    complete_checkpoints,
+    folder_of,
+    is_intact,
+    manifest_of,
+)
 from training.checkpoints.push_state import NOT_FILES, beginning_of
 from training.refusal import Failed, Refused
+from training.untrusted import escaped, path_below, single_name
 
 __all__ = ["Pulled", "claim", "holder_of", "pull_run", "release"]
 
@@ -22,7 +30,6 @@ log = logging.getLogger(__name__)
 
 MARK = ".pull.json"
 """Says in a folder what is being pulled into it, until all is there."""
-_MANIFEST = TypeAdapter(Manifest)
 
 
 @dataclass(frozen=True)
@@ -41,28 +48,36 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     `newest` brings the small files, and the newest checkpoint and the best: a run that goes on without its best would take a worse
     one for it. `all` brings every checkpoint, and the job's files.
 
-    Raises: Refused if the bucket has no such run, or `into` holds something else or is ahead of the bucket; Failed if no checkpoint
-        of the bucket is intact; as Bucket's methods do.
+    Raises: Refused if the bucket has no such run, or `into` holds something else, or is ahead of the bucket; Failed if
+        no checkpoint of the bucket is intact; as Bucket's methods do.
     """
-    bucket, prefix, into = open_bucket(bucket_url), f"runs/{name}", Path(os.path.abspath(into))
+    prefix = f"runs/{single_name(name, bucket_url)}"
+    bucket, into = open_bucket(bucket_url), Path(os.path.abspath(into))
     objects = bucket.listing(prefix)
     begun = beginning_of(bucket.read(f"{prefix}/run.json"))
     if begun is None:
         raise Refused(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
     there = _manifests(bucket, f"{prefix}/checkpoints", objects)
     _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
+    small = _small_files(objects, prefix, everything=checkpoints == "all")
     try:
+        for below in (MARK, "checkpoints", *(name.removeprefix(f"{prefix}/") for name in small)):
+            path_below(into, below, f"{bucket.url}/{prefix}")
         into.mkdir(parents=True, exist_ok=True)
         (into / MARK).write_text(json.dumps({"from": f"{bucket.url}/{prefix}", "beginning": begun}) + "\n")
         (into / "checkpoints").mkdir(exist_ok=True)
-        bucket.fetch(prefix, into, skip=NOT_FILES)
-        if checkpoints == "all":
-            bucket.fetch(f"{prefix}/job", into / "job")
-        pulled = _pull_checkpoints(bucket, prefix, into, there, everything=checkpoints == "all")
+        bucket.fetch(small, prefix, into)
+        pulled = _pull_checkpoints(bucket, prefix, into, there, objects, everything=checkpoints == "all")
         (into / MARK).unlink()
     except OSError as error:
         raise Failed(f"{into}: it cannot be written: {error.strerror or error}; what has arrived stays, pull again") from None
     return pulled
+
+
+def _small_files(objects: dict[str, Stored], prefix: str, everything: bool) -> dict[str, Stored]:
+    """All that is no checkpoint; the job's files only with `everything`."""
+    left_out = set(NOT_FILES) - ({"job"} if everything else set())
+    return {name: stored for name, stored in objects.items() if name.removeprefix(f"{prefix}/").partition("/")[0] not in left_out}
 
 
 def _manifests(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[int, Manifest]:
@@ -73,15 +88,16 @@ def _manifests(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[in
         if name != f"{root}/{folder}/{MANIFEST}" or not folder.startswith("step="):
             continue
         try:
-            manifest = _MANIFEST.validate_json(bucket.read(name) or b"")
-        except ValueError:
+            manifest = manifest_of(bucket.read(name) or b"")
+        except ValueError:  # a Refused is one: too large
+            log.warning("%s/%s: not a manifest; the checkpoint does not count", bucket.url, escaped(name))
             continue
         sizes = {file.name: file.size for file in manifest.files}
         stored = {file: objects[f"{root}/{folder}/{file}"].size for file in sizes if f"{root}/{folder}/{file}" in objects}
         if sizes and sizes == stored and folder == folder_of(manifest.step):
             found[manifest.step] = manifest
         else:
-            log.warning("%s/%s/%s: its manifest is not true of its files; it does not count", bucket.url, root, folder)
+            log.warning("%s/%s/%s: its manifest is not true of its files; it does not count", bucket.url, root, escaped(folder))
     return found
 
 
@@ -112,14 +128,19 @@ def _is_empty(into: Path) -> bool:
     return {path.name for path in into.iterdir()} <= {MARK, "checkpoints"} and not any((into / "checkpoints").glob("*"))
 
 
-def _pull_checkpoints(bucket: Bucket, prefix: str, into: Path, there: dict[int, Manifest], everything: bool) -> Pulled:
+def _pull_checkpoints(
+    bucket: Bucket, prefix: str, into: Path, there: dict[int, Manifest], objects: dict[str, Stored], everything: bool
+) -> Pulled:
     """The newest that is intact, then the best; or all. From the newest on, so that what matters most is there first."""
     steps: list[int] = []
     damaged: list[int] = []
 
     def pull(step: int) -> bool:
         if step not in steps and step not in damaged:
-            intact = _pull_checkpoint(bucket, f"{prefix}/checkpoints/{folder_of(step)}", into / "checkpoints", there[step])
+            source = f"{prefix}/checkpoints/{folder_of(step)}"
+            files = {f"{source}/{file.name}" for file in there[step].files}
+            payload = {name: stored for name, stored in objects.items() if name in files}
+            intact = _pull_checkpoint(bucket, source, payload, into / "checkpoints", there[step])
             (steps if intact else damaged).append(step)
         return step in steps
 
@@ -135,13 +156,15 @@ def _pull_checkpoints(bucket: Bucket, prefix: str, into: Path, there: dict[int, 
     return Pulled(into, tuple(sorted(steps)), tuple(sorted(damaged)))
 
 
-def _pull_checkpoint(bucket: Bucket, source: str, root: Path, manifest: Manifest) -> bool:
+def _pull_checkpoint(bucket: Bucket, source: str, payload: dict[str, Stored], root: Path, manifest: Manifest) -> bool:
     """Whether the checkpoint is here and intact; it gets its name when it is."""
     final, partial = root / folder_of(manifest.step), root / f".{folder_of(manifest.step)}.partial"
     if any(c.folder == final and c.manifest == manifest and is_intact(c) for c in complete_checkpoints(root)):
         return True
     try:
-        bucket.fetch(source, partial, skip=(MANIFEST,))
+        for folder in (final, partial):
+            path_below(root, folder.name, source)
+        bucket.fetch(payload, source, partial)
         arrived = is_intact(Checkpoint(partial, manifest))
     except (Damaged, FileNotFoundError):
         arrived = False

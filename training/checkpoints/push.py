@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from training.checkpoints.bucket import Stored, open_bucket
+from training.bucket.bucket import Stored, open_bucket
 from training.checkpoints.lease import RENEW_SECONDS, claim_in, holder_of, release_in
 from training.checkpoints.manifest import MANIFEST, Checkpoint, complete_checkpoints
 from training.checkpoints.push_state import (
@@ -55,7 +55,7 @@ class Pusher:
     """Pushes one run. `run` is its directory, `job` the folder of its job, where push.json is written.
 
     Units: `interval_seconds` from the end of one round to the beginning of the next, 10 minutes at most.
-    Raises: Refused for a URL that is no bucket, or if gcloud (or rsync) is not installed.
+    Raises: Refused for a URL that is no bucket.
     """
 
     def __init__(self, run: Path, job: Path, bucket_url: str, interval_seconds: float) -> None:
@@ -95,7 +95,7 @@ class Pusher:
         """
         before = signal.signal(signal.SIGTERM, self._end)
         os.nice(10)
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, for the copying programs too
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core: the rest is the run's
         try:
             while True:
                 ended = self._ended
@@ -131,14 +131,9 @@ class Pusher:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One round of a job at a time.
-
-        The lock is inherited by the copying programs: after a kill of the pusher the next one waits until they have ended, so
-        that nothing arrives in the bucket behind its back.
-        """
+        """One round of a job at a time, in whatever process."""
         lock = os.open(self.job / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            os.set_inheritable(lock, True)
             until = time.monotonic() + LOCK_SECONDS
             while True:
                 try:
@@ -224,14 +219,14 @@ class Pusher:
         Nothing is deleted: the same happens when a disk was lost and the run started again. Copies end with the manifests, removal
         begins with them, and run.json goes last: a kill in between leaves what the next round can finish.
         """
-        time_ = "".join(c for c in str(_first(theirs).get("time", "unknown"))[:19] if c.isalnum())
+        time_ = "".join(c for c in str(_first(theirs).get("time", "unknown"))[:19] if c.isascii() and c.isalnum()) or "unknown"
         aside = f"{self.prefix}.begun-{time_}"
         log.warning("%s/%s is of another beginning of this run; it is kept as %s", self.bucket.url, self.prefix, aside)
-        self.bucket.copy(self.prefix, aside, skip=(MANIFEST, "lease.json"))
-        self.bucket.copy(self.prefix, aside, skip=("lease.json",))
-        last = {f"{self.prefix}/run.json", f"{self.prefix}/lease.json"}
-        self._remove(name for name in objects if name not in last)
-        self.bucket.remove([f"{self.prefix}/run.json"])
+        lease, run_json = f"{self.prefix}/lease.json", f"{self.prefix}/run.json"
+        by_order = sorted(objects.keys() - {lease}, key=lambda name: (name.endswith(f"/{MANIFEST}"), name))
+        self.bucket.copy(by_order, self.prefix, aside)
+        self._remove(name for name in objects if name not in (lease, run_json))
+        self.bucket.remove([run_json])
 
     def _push_checkpoint(self, checkpoint: Checkpoint, objects: dict[str, Stored]) -> None:
         """Payload, a look at what has arrived, and only then the manifest.

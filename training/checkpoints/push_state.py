@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from dataclasses import asdict, dataclass, replace
@@ -11,9 +12,11 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from training.checkpoints.manifest import MANIFEST, best, complete_checkpoints, folder_of
+from training.untrusted import file_below
 
 STATE = "push.json"
 JOB_FILES = ("job.json", "run.yaml", "training.log", "state.json")
+_STEP = re.compile(rf"checkpoints/step=(\d{{9}})/{re.escape(MANIFEST)}")
 NOT_FILES = ("checkpoints", "job", "lease.json")
 """What stands at the top of runs/NAME in the bucket, or of the run directory, and is none of the run's small files."""
 
@@ -48,6 +51,12 @@ class Record:
     """Manifests whose payload on this disk does not have its SHA-256: they are not sent, and nothing waits for them."""
     failures: int = 0
     error: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in (*(self.sent or {}), *self.damaged):
+            file_below(name, STATE)
+        if not all(_STEP.fullmatch(name) for name in self.damaged):
+            raise ValueError(f"{self.damaged}: not names of manifests")
 
     def write(self, job: Path) -> None:
         """Write push.json, whole or not at all."""
@@ -145,8 +154,9 @@ def manifests(run: Path) -> dict[str, Path]:
 def beginning_of(text: bytes | str | None) -> str | None:
     """Which beginning of a run a run.json is of: `overwrite=true` starts its list of starts anew. None if there is none yet."""
     try:
-        return json.dumps(json.loads(text or "")["starts"][0], sort_keys=True)
-    except (ValueError, KeyError, IndexError, TypeError):
+        first = json.loads(text or "")["starts"][0]
+        return json.dumps(first, sort_keys=True) if isinstance(first, dict) else None
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
 
 
@@ -175,7 +185,8 @@ def prune_local(run: Path, state: PushState, keep: int = 1) -> int:
 
 def steps_left_to_bucket(run: Path) -> tuple[int, ...]:
     """Steps that `prune_local` took off this disk."""
-    return tuple(int(path.name[len(".step=") : -len(".in_bucket")]) for path in (run / "checkpoints").glob(".step=*.in_bucket"))
+    names = [path.name for path in (run / "checkpoints").glob(".step=*.in_bucket")]
+    return tuple(int(found[1]) for name in names if (found := re.fullmatch(r"\.step=(\d{9})\.in_bucket", name)))
 
 
 def failed(record: Record, error: str) -> Record:

@@ -191,10 +191,11 @@ def _stream(remote: Remote, partial: Path, progress: Progress) -> bool:
             have = 0  # the file has changed, or the server knows no ranges
             partial.unlink(missing_ok=True)
             _write_validator(partial, response)
-        length = response.headers.get("Content-Length")
+        stated = response.headers.get("Content-Length") or ""
+        length = int(stated) if re.fullmatch(r"[0-9]{1,18}", stated) else None
         if length is not None:
-            need_space(int(length), partial.parent, remote.shown)
-        return _write(response, partial, progress, int(length) if length else None)
+            need_space(length, partial.parent, remote.shown)
+        return _write(response, partial, progress, length)
 
 
 def _size(path: Path) -> int:

@@ -10,13 +10,14 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO
 
+from training.bucket.bucket import Stored, open_bucket
 from training.refusal import Failed, Refused
-from training.sources import gcs, hub, record
+from training.sources import hub, record
 from training.sources.download import Digest, HttpError, Progress, Remote, download, is_right, need_space, size_text
 from training.sources.parse import Gcs, Hub, Local, Wanted, Web, read_json
 from training.sources.record import Brought, Kept
+from training.untrusted import path_below
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ def fetch_all(file: Path, root: Path) -> None:
     wanted = read_json(file)
     data = root / "data"
     data.mkdir(parents=True, exist_ok=True)
-    with _locked(data) as lock:
-        place = _Place(data, hub.Access(root / "cache" / "huggingface", _token(root)), lock.fileno())
+    with _locked(data):
+        place = _Place(data, hub.Access(root / "cache" / "huggingface", _token(root)))
         for each in wanted:
             try:
                 _bring(each, place)
@@ -65,7 +66,6 @@ class _Place:
 
     data: Path
     access: hub.Access
-    lock: int
 
     def remember(self, to: str, brought: Brought) -> None:
         record.write(self.data, {**record.read(self.data), to: brought})
@@ -102,6 +102,10 @@ def _bring(wanted: Wanted, place: _Place) -> None:
 def _bring_files(remotes: dict[str, Remote], target: Path, shown: str) -> tuple[tuple[Kept, ...], int]:
     """Download the files that are not right yet, several at once; what is kept, and the bytes that came."""
     _refuse_mixed(is_folder=list(remotes) != [""], target=target, shown=shown)
+    for name in remotes:
+        folder, last = (target, name) if name else (target.parent, target.name)
+        for each in (last, f"{last}.partial", f"{last}.partial.etag"):
+            path_below(folder, each, shown)
     missing = {name: remote for name, remote in remotes.items() if not is_right(target / name, remote)}
     needed = sum(max(0, (remote.size or 0) - _partial_size(target / name)) for name, remote in missing.items())
     existing = next(folder for folder in (target, *target.parents) if folder.is_dir())
@@ -146,22 +150,27 @@ def _commit(source: Hub, to: str, place: _Place, before: Brought | None) -> str:
 
 
 def _bring_gcs(source: Gcs, to: str, place: _Place, before: Brought | None) -> tuple[tuple[Kept, ...], int]:
-    things, target = gcs.listed(source), place.data / to
+    bucket, target = open_bucket(str(source)), place.data / to
+    objects = bucket.listing("")
+    if not objects:
+        raise Refused(
+            f"{source}: there is nothing below this prefix (accepted: a folder of the bucket; for one object, the folder it is in)"
+        )
     _refuse_mixed(is_folder=True, target=target, shown=str(source))
     if before and before.holds(str(source), target):
-        if {(f.name, f.size, f.digest) for f in before.files or ()} == {(t.name, t.size, f"crc32c:{t.crc32c}") for t in things}:
+        if {(f.name, f.size, f.digest) for f in before.files or ()} == {(n, s.size, _digest(s)) for n, s in objects.items()}:
             return before.files or (), 0
-    lacking = [thing for thing in things if _size(target / thing.name) != thing.size]
-    needed = sum(thing.size for thing in lacking)
-    need_space(needed, place.data, str(source))
+    lacking = [stored.size for name, stored in objects.items() if _size(target / name) != stored.size]
     log.info(
-        "%s: %d of %d files to bring, %s; the others are compared by crc32c", source, len(lacking), len(things), size_text(needed)
-    )
-    gcs.bring(source, target, place.lock)
-    wrong = [thing.name for thing in things if _size(target / thing.name) != thing.size]
-    if wrong:
-        raise Failed(f"{source}: gcloud storage rsync is done, but {wrong[0]} is not there with its size; run it again")
-    return tuple(record.kept(thing.name, target, f"crc32c:{thing.crc32c}") for thing in things), needed
+        "%s: %d of %d files to download, %s; the others are compared by checksum", source, len(lacking), len(objects),
+        size_text(sum(lacking)),
+    )  # fmt: skip
+    objects = bucket.fetch(objects, "", target, FILES_AT_ONCE)
+    return tuple(record.kept(name, target, _digest(stored)) for name, stored in objects.items()), sum(lacking)
+
+
+def _digest(stored: Stored) -> str:
+    return f"crc32c:{stored.crc32c}"
 
 
 def _remove_left_over(before: Brought | None, files: tuple[Kept, ...], target: Path) -> None:
@@ -200,11 +209,11 @@ def _token(root: Path) -> str | None:
 
 
 @contextmanager
-def _locked(data: Path) -> Iterator[IO[str]]:
+def _locked(data: Path) -> Iterator[None]:
     with (data / LOCK).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             log.info("%s: another fetch is at work; waiting for it", data / LOCK)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
+        yield

@@ -10,6 +10,7 @@ from typing import Any
 from training.refusal import Failed, Refused, did_you_mean, some
 from training.sources.download import Digest, HttpError, Remote
 from training.sources.parse import Hub
+from training.untrusted import file_below
 
 ENDPOINT = "https://huggingface.co"
 TIMEOUT_SECONDS = 30.0
@@ -65,8 +66,7 @@ def files_of(source: Hub, commit: str, access: Access) -> dict[str, Remote]:
     for path in chosen:
         entry = entries[path]
         name = path[len(below) :] if path != source.path else ""
-        if any(part in ("", ".", "..") for part in path.split("/")):
-            raise Failed(f"{source}: the hub names a file {path!r}, which would land outside its folder")
+        file_below(path, str(source))
         digest = Digest("sha256", entry.lfs.sha256) if entry.lfs else Digest("git-sha1", entry.blob_id)
         url = hf_hub_url(source.repo, path, repo_type=source.kind, revision=commit, endpoint=access.endpoint)
         remotes[name] = Remote(f"{source}{f' {name}' * bool(name)}", url, digest, entry.size, access.token)

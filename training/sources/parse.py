@@ -10,6 +10,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from training.refusal import Refused, did_you_mean
+from training.untrusted import escaped
 
 PRESETS = Path(__file__).parent.parent.parent / "configs" / "data"
 ACCEPTED = (
@@ -228,9 +229,10 @@ def _apart(wanted: list[Wanted]) -> tuple[Wanted, ...]:
 
 def _target(to: str, text: str) -> str:
     parts = to.split("/")
-    if not all(re.fullmatch(r"[^\x00-\x1f]+", part) and not part.startswith(".") for part in parts):
+    if not to.isprintable() or not all(part and not part.startswith(".") and len(part.encode()) <= 255 for part in parts):
         raise Refused(
-            f"{text}: would land in data/{to} (accepted: a relative path inside data/ whose parts do not begin with a dot)"
+            f"{text}: would land in data/{escaped(to)} (accepted: a relative path inside data/ of printable characters, "
+            "no part of which begins with a dot)"
         )
     return to
 

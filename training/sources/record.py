@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from training.untrusted import file_below
+
 log = logging.getLogger(__name__)
 
 RECORD = ".sources.json"
@@ -79,4 +81,8 @@ def _brought(values: dict[str, object]) -> Brought:
     source, commit = values["source"], values["commit"]
     if not isinstance(source, str) or not isinstance(commit, str | None) or not isinstance(files, list | None):
         raise ValueError("an entry is not what fetch writes")
-    return Brought(source, commit, None if files is None else tuple(Kept(**file) for file in files))
+    kept = None if files is None else tuple(Kept(**file) for file in files)
+    for file in kept or ():
+        if file.name:
+            file_below(file.name, RECORD)
+    return Brought(source, commit, kept)

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from training.checkpoints.bucket import Bucket, open_bucket
+from training.bucket.bucket import Bucket, open_bucket
 from training.checkpoints.lease import Taken, claim, holder_of
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints
 from training.checkpoints.pull import MARK, pull_run

@@ -1,21 +1,24 @@
 """A job: where its files are, what job.json may say, and the environment that its run gets."""
 
+import os
 import re
-import shutil
 import stat
-import subprocess
 import sys
+from base64 import b64decode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from training.bucket.login import log_in, plain_login_errors
 from training.refusal import Failed, Refused
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._=-]*$"  # as in training.config
 _KEY = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-GCLOUD_SECONDS = 60
+SECRET_SECONDS = 30
+SECRETS = os.environ.get("SECRETMANAGER_ENDPOINT", "https://secretmanager.googleapis.com")
 
 Positive = Annotated[float, Field(gt=0)]
 
@@ -194,19 +197,32 @@ def _variable(secret: str) -> str:
 
 
 def _secret(name: str) -> str:
-    gcloud = shutil.which("gcloud")
-    if gcloud is None:
-        raise Failed(f"secret {name}: gcloud is not on PATH, and nothing else reads the Secret Manager")
-    command = [gcloud, "secrets", "versions", "access", "latest", f"--secret={name}"]
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=GCLOUD_SECONDS, check=False
+    """Ask the Secret Manager, as the service account of this VM.
+
+    Raises: Refused or Failed as `log_in`; Failed for any other answer than the secret.
+    """
+    from google.auth.transport.requests import AuthorizedSession
+    from requests import RequestException
+
+    shown = f"secret {name}"
+    login = log_in(shown)
+    if login.project is None:
+        raise Failed(f"{shown}: the login here belongs to no project; set GOOGLE_CLOUD_PROJECT")
+    url = f"{SECRETS}/v1/projects/{login.project}/secrets/{quote(name, safe='')}/versions/latest:access"
+    with plain_login_errors(shown, login):
+        try:
+            answer = AuthorizedSession(login.credentials).get(url, timeout=SECRET_SECONDS)
+        except RequestException as error:
+            raise Failed(f"{shown}: the Secret Manager cannot be reached: check the network ({type(error).__name__})") from None
+    if answer.status_code in (403, 404):
+        raise Failed(
+            f"{shown}: there is no such secret in {login.project}, or the machine's account lacks the role Secret Manager Secret "
+            "Accessor on it (`secrets` of the storage stack gives it)"
         )
-    except subprocess.TimeoutExpired:
-        raise Failed(f"secret {name}: gcloud gave no answer within {GCLOUD_SECONDS} seconds") from None
-    if done.returncode:
-        raise Failed(f"secret {name}: {' '.join(done.stderr.split())}")
-    return done.stdout.strip()
+    try:
+        return b64decode(answer.json()["payload"]["data"], validate=True).decode().strip()
+    except (ValueError, KeyError, TypeError):
+        raise Failed(f"{shown}: the Secret Manager answers with {answer.status_code} and no secret") from None
 
 
 def own_command(root: Path, *words: str) -> list[str]:

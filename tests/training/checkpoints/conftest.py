@@ -96,7 +96,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[GcsServe
         yield server
 
 
-@pytest.fixture(params=["file", pytest.param("gs", marks=[pytest.mark.cloud, pytest.mark.slow])])
+@pytest.fixture(params=["file", "gs"])
 def place(request: pytest.FixtureRequest) -> Place:
     if request.param == "file":
         return request.getfixturevalue("folder_place")

@@ -8,6 +8,8 @@ import signal
 import sys
 from pathlib import Path
 
+import google.cloud.storage  # noqa: F401  # before the forks: a second each
+
 from training.checkpoints.push import Pusher
 
 

@@ -31,7 +31,7 @@ def names(place, run="a"):
 
 
 def test_a_life_of_a_run_as_the_bucket_sees_it(run, place):
-    """One test, for a call of gcloud takes a second: begin, push, rotate, go on, push again."""
+    """Begin, push, rotate, go on, push again."""
     push = pusher(run, place)
     push.once()  # before the run directory exists
     assert names(place) == {"lease.json", "job/job.json"}
@@ -262,7 +262,6 @@ def test_an_outage_is_counted_and_told_and_over_when_it_is_over(run, folder_plac
     assert (state.failures, state.error, state.complete) == (0, None, True)
 
 
-@pytest.mark.cloud
 def test_a_bucket_that_is_missing_or_forbidden_is_said_plainly(run, server):
     server.make_bucket("mine")
     server.forbidden.add("mine")

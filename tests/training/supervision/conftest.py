@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.login_server import LoginServer
 from training.checkpoints.manifest import complete_checkpoints
 from training.checkpoints.progress_file import read_progress
 from training.supervision.job import JobPaths
@@ -122,6 +123,15 @@ def site(root) -> Iterator[Site]:
         if pid is not None and pid != os.getpid():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def login(root, monkeypatch) -> Iterator[LoginServer]:
+    """The logins of a VM, for processes that the test starts: google-auth reads where they are when it is imported."""
+    with LoginServer() as server:
+        for name, value in server.env.items():
+            monkeypatch.setenv(name, value)
+        yield server
 
 
 @pytest.fixture

@@ -109,13 +109,25 @@ def test_a_shutdown_while_the_bucket_is_away_is_no_failure(site, bucket):
     assert site.state.phase == "interrupted"
 
 
-def test_a_secret_that_is_not_handed_out_at_once_is_asked_for_again(site, programs, tmp_path):
-    write_program(
-        programs / "gcloud", f"[ -e {tmp_path}/asked ] && echo token && exit 0; touch {tmp_path}/asked; echo 503 >&2; exit 1"
-    )
+def test_a_secret_that_is_not_handed_out_at_once_is_asked_for_again(site, login):
+    login.secrets["hf-token"] = "token"
+    login.late = login.busy = 1
     site.write_job(secrets=["hf-token"])
 
-    assert site.supervise().phase == "finished"
+    assert site.start("ok").wait(timeout=60) == 0
+    assert site.state.phase == "finished"
+
+
+def test_a_secret_that_is_not_there_is_said_with_the_role(site, login):
+    site.write_job(secrets=["hf-token"])
+
+    site.start("ok").wait(timeout=60)
+
+    assert site.state.phase == "failed"
+    assert (
+        "secret hf-token: there is no such secret in demo-project, or the machine's account lacks the role Secret"
+        in site.state.reason
+    )
 
 
 def test_a_run_that_was_on_a_gpu_does_not_go_on_without_its_driver(site, programs):

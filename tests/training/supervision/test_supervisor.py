@@ -227,17 +227,11 @@ def test_a_run_file_of_another_job_is_refused(site):
     assert "name: other (accepted: job" in state.reason
 
 
-def test_tokens_reach_the_run_and_nothing_else(site, tmp_path, monkeypatch):
+def test_tokens_reach_the_run_and_nothing_else(site, login):
     """Neither a file nor a command line has them, but ROOT/env."""
     site.paths.environment_file.write_text("# tokens\nWANDB_API_KEY=token-of-the-file\n")
     site.paths.environment_file.chmod(0o600)
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "gcloud").write_text(
-        '#!/bin/sh\n[ "$*" = "secrets versions access latest --secret=hf-token" ] && echo token-of-gcloud\n'
-    )
-    (folder / "gcloud").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    login.secrets["hf-token"] = "token-of-the-secret-manager\n"
     site.write_job(secrets=["hf-token"])
     supervisor = site.start("deaf@3")
     until(lambda: site.step == 3)
@@ -249,7 +243,7 @@ def test_tokens_reach_the_run_and_nothing_else(site, tmp_path, monkeypatch):
     supervisor.terminate()
     supervisor.wait(timeout=60)
 
-    assert {b"HF_TOKEN=token-of-gcloud", b"WANDB_API_KEY=token-of-the-file"} <= set(environment)
+    assert {b"HF_TOKEN=token-of-the-secret-manager", b"WANDB_API_KEY=token-of-the-file"} <= set(environment)
     assert b"token-of" not in shown + own
     for path in site.paths.root.rglob("*"):
         if path.is_file() and path != site.paths.environment_file:
