@@ -100,9 +100,9 @@ def lock(c: Context) -> None:
     run(c, "./fab lock")
 
 
-@task(positional=["name"], help={"name": "name of the benchmark (default: list, which names them all)"})
+@task(positional=["name"], help={"name": "name of the benchmark, or list, which names them all (it has no default)"})
 @plain_refusals
-def bench(c: Context, name: str = "list") -> None:
+def bench(c: Context, name: str) -> None:
     """Run one benchmark of tests/benchmarks. Its figures mean something only on a quiet machine.
 
     Example: ./fab bench list
