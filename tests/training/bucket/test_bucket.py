@@ -223,27 +223,27 @@ def test_an_object_that_is_also_a_folder_is_refused_before_anything_is_written(g
 NAMES = ["", ".", "..", "/etc/x", "a//b", "a/./b", "a/../../b", "../b", "a\nb", "a\x1b[31mb", "a\x00b", "a\u202eb", "n" * 256, "a/"]
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("act", ["about", "read", "write", "upload", "download", "copy_object", "copy to", "remove", "fetch"])
-def test_no_method_takes_a_name_that_leaves_the_folder(place, tmp_path, name, act):
+def test_no_method_takes_a_name_that_leaves_the_folder(place, tmp_path, act):
     place.put("x/y")
-    stored = place.bucket.about("x/y")
+    bucket = place.bucket
+    stored = bucket.about("x/y")
     (tmp_path / "file").write_text("from outside")
     before = sorted(tmp_path.rglob("*"))
     acts = {
-        "about": lambda bucket: bucket.about(name),
-        "read": lambda bucket: bucket.read(name),
-        "write": lambda bucket: bucket.write(name, b"from outside"),
-        "upload": lambda bucket: bucket.upload(tmp_path / "file", name),
-        "download": lambda bucket: bucket.download(name, stored, tmp_path / "into"),
-        "copy_object": lambda bucket: bucket.copy_object(name, "z"),
-        "copy to": lambda bucket: bucket.copy_object("x/y", name),
-        "remove": lambda bucket: bucket.remove([name]),
-        "fetch": lambda bucket: bucket.fetch({f"x/{name}": stored}, "x", tmp_path / "into"),
+        "about": lambda name: bucket.about(name),
+        "read": lambda name: bucket.read(name),
+        "write": lambda name: bucket.write(name, b"from outside"),
+        "upload": lambda name: bucket.upload(tmp_path / "file", name),
+        "download": lambda name: bucket.download(name, stored, tmp_path / "into"),
+        "copy_object": lambda name: bucket.copy_object(name, "z"),
+        "copy to": lambda name: bucket.copy_object("x/y", name),
+        "remove": lambda name: bucket.remove([name]),
+        "fetch": lambda name: bucket.fetch({f"x/{name}": stored}, "x", tmp_path / "into"),
     }
-
-    with pytest.raises(Refused, match="which is no file below a folder"):
-        acts[act](place.bucket)
+    for name in NAMES:
+        with pytest.raises(Refused, match="which is no file below a folder"):
+            acts[act](name)
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -81,15 +81,27 @@ def plant(place, text, step=20):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_file_name_in_a_manifest(pushed, tmp_path, name, caplog):
-    manifest = manifest_of(pushed)
+def test_a_file_name_in_a_manifest(pushed_to_folder, tmp_path, name, caplog):
+    manifest = manifest_of(pushed_to_folder)
     manifest["files"][0]["name"] = name
-    plant(pushed, manifest)
+    plant(pushed_to_folder, manifest)
 
-    assert pull(pushed, tmp_path).steps == (10,)
+    assert pull(pushed_to_folder, tmp_path).steps == (10,)
 
     assert "step=000000020/MANIFEST.json: not a manifest; the checkpoint does not count" in caplog.text
     assert all_of(tmp_path / "into")[0] == "results"
+
+
+def test_a_file_name_in_a_manifest_of_google_storage(run, gs_place, tmp_path):
+    run.begin()
+    for step in (10, 20):
+        run.save(step)
+    Pusher(run.path, run.job, gs_place.url, 60).once()
+    manifest = manifest_of(gs_place)
+    manifest["files"][0]["name"] = "../../x"
+    plant(gs_place, manifest)
+
+    assert pull(gs_place, tmp_path).steps == (10,)
 
 
 FIELDS: dict[str, list[object]] = {
