@@ -34,16 +34,17 @@ def capture(words: Sequence[str], stdin: str | None = None, seconds: float | Non
     Units: `seconds` to wait at most; `limit` bytes that it may print on either stream.
     Raises: subprocess.TimeoutExpired; Failed if it prints more; FileNotFoundError without the program.
     """
-    with _started(words, stdin is not None) as process:
-        sinks = [_Sink(stream, limit, process) for stream in (process.stdout, process.stderr) if stream]
-        threads = [_thread(sink.fill) for sink in sinks]
-        _feed(process, stdin)
-        try:
-            code = process.wait(seconds)
-        finally:
-            process.kill()  # nothing, if it has ended
-            for thread in threads:
-                thread.join(10)  # a child that it has left in the background may hold the pipe open
+    process = _started(words, stdin is not None)
+    sinks = [_Sink(stream, limit, process) for stream in (process.stdout, process.stderr) if stream]
+    threads = [_thread(sink.fill) for sink in sinks]
+    _feed(process, stdin)
+    try:
+        code = process.wait(seconds)
+    finally:  # after a timeout the pipes are left alone: ssh's master holds them until the command on the machine ends
+        process.kill()  # nothing, if it has ended
+        process.wait()
+    for thread in threads:
+        thread.join(10)  # a child that it has left in the background may hold the pipe open
     if any(sink.is_over for sink in sinks):
         raise Failed(f"it printed more than {limit:,} bytes, which no answer has; it was not read")
     return Answer(code, *(b"".join(sink.chunks).decode("utf-8", "replace") for sink in sinks))
@@ -81,14 +82,15 @@ class _Sink:
 
     def fill(self) -> None:
         size = 0
-        while chunk := self.stream.read1(65536):  # type: ignore[attr-defined]  # Popen's pipes are buffered readers
-            size += len(chunk)
-            self.is_over |= size > self.limit
-            if self.is_over:
-                self.process.kill()
-                self.chunks.clear()
-            else:
-                self.chunks.append(chunk)
+        with self.stream:
+            while chunk := self.stream.read1(65536):  # type: ignore[attr-defined]  # Popen's pipes are buffered readers
+                size += len(chunk)
+                self.is_over |= size > self.limit
+                if self.is_over:
+                    self.process.kill()
+                    self.chunks.clear()
+                else:
+                    self.chunks.append(chunk)
 
 
 def _relay(stream: IO[bytes] | None, to: TextIO, tail: list[str]) -> None:

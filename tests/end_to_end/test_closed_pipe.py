@@ -48,6 +48,7 @@ def test_a_command_that_only_prints_ends_as_a_closed_pipe_ends_it(tmp_path, monk
     assert unread(*words) == (141, "")
 
 
+@pytest.mark.cloud  # several commands, each with torch
 def test_what_only_checks_ends_too(settings):
     assert unread(*TRAINING, "check", *settings()) == (141, "")
 
@@ -67,7 +68,7 @@ def test_head_gets_its_line(tmp_path):
     assert done.stdout.splitlines()[1] in ("0 0", "141 0")  # head may be quicker or slower than the plan
 
 
-@pytest.mark.slow
+@pytest.mark.cloud  # several commands, each with torch
 def test_a_run_and_what_is_made_of_it_are_finished(settings):
     for words, product in (
         (("fit", *settings()), "run/model.pt"),
@@ -81,6 +82,7 @@ def test_a_run_and_what_is_made_of_it_are_finished(settings):
     assert "step 8/8" in Path("run/training.log").read_text()
 
 
+@pytest.mark.cloud  # several commands, each with torch
 def test_files_are_finished(settings):
     assert unread(*TRAINING, "simulate", "more.h5ad", "n_cells=200", "n_genes=60", "n_perturbations=8") == (0, "")
     assert Path("more_split.toml").exists()

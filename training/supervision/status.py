@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -80,7 +81,8 @@ def job_status(paths: JobPaths) -> JobStatus:
 
 
 def _broken(name: str, why: str) -> JobStatus:
-    return JobStatus(name=name, phase="broken", reason=why)
+    """Under a name that may be one of a job; the reason has the folder's own name."""
+    return JobStatus(name=re.sub(r"[^A-Za-z0-9._=-]", "-", name).lstrip("._=-")[:100] or "unnamed", phase="broken", reason=why)
 
 
 def _phase(paths: JobPaths, state: State, supervisor: int | None, nothing_to_push: bool) -> tuple[str, str]:

@@ -145,24 +145,24 @@ RUN_JSON = [
 
 
 @pytest.mark.parametrize("text", RUN_JSON)
-def test_a_run_json_that_is_none(pushed, tmp_path, run, text):
-    open_bucket(pushed.url).write("runs/a/run.json", text)
+def test_a_run_json_that_is_none(pushed_to_folder, tmp_path, run, text):
+    open_bucket(pushed_to_folder.url).write("runs/a/run.json", text)
     with pytest.raises(Refused, match="it has no run a"):
-        pull(pushed, tmp_path)
+        pull(pushed_to_folder, tmp_path)
     assert not (tmp_path / "into").exists()
 
-    Pusher(run.path, run.job, pushed.url, 60).once()  # the machine's own is set beside it
+    Pusher(run.path, run.job, pushed_to_folder.url, 60).once()  # the machine's own is set beside it
 
-    assert pull(pushed, tmp_path).steps == (10, 20)
+    assert pull(pushed_to_folder, tmp_path).steps == (10, 20)
 
 
 @pytest.mark.parametrize("time", ["../../../x", "\x1b[2J", "", None, ["a"], {"a": 1}, 7, "é" * 30, "a" * 10_000])
-def test_the_beginning_of_another_run_names_only_a_folder_beside_it(pushed, run, time):
-    open_bucket(pushed.url).write("runs/a/run.json", json.dumps({"starts": [{"time": time}]}).encode())
+def test_the_beginning_of_another_run_names_only_a_folder_beside_it(pushed_to_folder, run, time):
+    open_bucket(pushed_to_folder.url).write("runs/a/run.json", json.dumps({"starts": [{"time": time}]}).encode())
 
-    Pusher(run.path, run.job, pushed.url, 60).once()
+    Pusher(run.path, run.job, pushed_to_folder.url, 60).once()
 
-    (aside,) = [path.name for path in (pushed.folder / "runs").iterdir() if path.name != "a"]
+    (aside,) = [path.name for path in (pushed_to_folder.folder / "runs").iterdir() if path.name != "a"]
     assert aside.startswith("a.begun-")
     assert len(aside) <= 27
     assert aside.replace(".begun-", "").isalnum()
@@ -180,11 +180,11 @@ def test_a_run_json_that_fills_the_memory(folder_place, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../x", "..", "", ".", "a/b", "a\nb", "-rf", "\x1b[2J", "/x", "x" * 101, "a b", ".a"])
-def test_the_name_of_a_run(pushed, tmp_path, name):
+def test_the_name_of_a_run(pushed_to_folder, tmp_path, name):
     for act in (
-        lambda: pull(pushed, tmp_path, name),
-        lambda: claim(pushed.url, name, "one"),
-        lambda: release(pushed.url, name, "one"),
+        lambda: pull(pushed_to_folder, tmp_path, name),
+        lambda: claim(pushed_to_folder.url, name, "one"),
+        lambda: release(pushed_to_folder.url, name, "one"),
     ):
         with pytest.raises(Refused, match="is no name of a run") as caught:
             act()
@@ -242,19 +242,19 @@ def test_links_that_lead_out_of_a_folder_are_not_followed(run, folder_place, tmp
 
 
 @pytest.mark.parametrize("at", ["checkpoints", ".pull.json", "config.yaml", "tensorboard", "checkpoints/.step=000000020.partial"])
-def test_a_link_in_the_folder_of_the_pull_is_not_written_through(run, pushed, tmp_path, at):
+def test_a_link_in_the_folder_of_the_pull_is_not_written_through(run, pushed_to_folder, tmp_path, at):
     (run.path / "tensorboard").mkdir()
     (run.path / "tensorboard/events").write_text("x")
-    Pusher(run.path, run.job, pushed.url, 60).once()
+    Pusher(run.path, run.job, pushed_to_folder.url, 60).once()
     outside, into = tmp_path / "outside", tmp_path / "into" / "results"
     outside.mkdir()
     into.mkdir(parents=True)
-    (into / "run.json").write_bytes((pushed.run() / "run.json").read_bytes())
+    (into / "run.json").write_bytes((pushed_to_folder.run() / "run.json").read_bytes())
     (into / at).parent.mkdir(exist_ok=True)
     (into / at).symlink_to(outside)
 
     with pytest.raises(Refused, match="is a symbolic link"):
-        pull(pushed, tmp_path)
+        pull(pushed_to_folder, tmp_path)
     assert list(outside.iterdir()) == []
 
 

@@ -60,7 +60,7 @@ def test_a_validation_is_progress_and_no_step(tmp_path, monkeypatch):
     assert (progress.phase, progress.step, progress.median_step_seconds) == ("train", 3, 2.0)
 
 
-@pytest.mark.parametrize("text", ["", "{", json.dumps({"step": 1})])
+@pytest.mark.parametrize("text", ["", "{", json.dumps({"step": "x"}), "[]"])
 def test_what_is_no_progress_is_none(tmp_path, text):
     (tmp_path / "progress.json").write_text(text)
 

@@ -193,7 +193,8 @@ def test_a_neighbours_slip_is_told_and_stops_nobody_else(site, bucket):
     site.paths.pid_file.unlink()
 
     told = {job.name: job for job in from_json(as_json(status(site.paths.root))).jobs}
-    assert {name: job.phase for name, job in told.items()} == {"job": "finished", "job (copy)": "broken", "torn": "broken"}
+    assert {name: job.phase for name, job in told.items()} == {"job": "finished", "job--copy-": "broken", "torn": "broken"}
+    assert "job (copy)" in told["job--copy-"].reason
     assert "job.json" in told["torn"].reason
     with pytest.raises(Failed, match=r"(?s)job \(copy\): not the name of a job.*torn/job\.json") as failed:
         last_sync(site.paths.root)
