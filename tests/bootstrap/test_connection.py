@@ -19,6 +19,8 @@ from bootstrap.ssh_config import ssh_config, write_ssh_config
 from infra.refusal import Failed, Refused
 from tests.tools.ssh_machine import OUTPUTS, SshMachine, behind_iap, close_connections
 
+pytestmark = pytest.mark.needs("ssh")
+
 
 def test_a_command_brings_its_output_and_its_exit_code(host):
     answer = host.ask("echo out; echo err >&2; cat; exit 3", stdin="in\n")

@@ -72,6 +72,7 @@ def test_the_cuda_of_torch_stands_in_the_lock(package, cuda):
     assert cuda_of(f'[[package]]\nname = "{package}"\nversion = "12.8.90"\n') == cuda
 
 
+@pytest.mark.needs("git")
 def test_the_lock_of_this_project_names_a_cuda_whose_driver_is_known():
     from bootstrap.gate import LEAST_DRIVER
     from bootstrap.shipping import code

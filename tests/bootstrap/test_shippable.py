@@ -12,6 +12,8 @@ from bootstrap.shippable import LARGEST_FILE, LARGEST_TOTAL
 from bootstrap.shipping import ROOT, code
 from infra.refusal import Refused
 
+pytestmark = pytest.mark.needs("git")
+
 KEY = "-----BEGIN OPENSSH PRIVATE " + "KEY-----\nb3BlbnNzaC1rZXktdjEAAAAABG5vbmU=\n"  # in two parts: this file travels too
 
 

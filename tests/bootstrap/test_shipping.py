@@ -12,6 +12,8 @@ from bootstrap.shipping import UV_PIN, code, sha256_of, uv_binary, uv_version
 from bootstrap.tokens import env_file, tokens
 from infra.refusal import Failed, Refused
 
+pytestmark = pytest.mark.needs("git")
+
 ROOT = Path(__file__).parents[2]
 
 
