@@ -15,6 +15,7 @@ from infra.refusal import Failed, Refused
 from tests.tools.answering_machine import BEGUN, RECORD, ROOT, AnsweringMachine
 from tests.tools.ssh_machine import SshMachine
 
+pytestmark = pytest.mark.cloud  # minutes: each test has an SSH server of its own
 NAMES = ["..", ".", "", "/etc", "../../x", "a/b", "x\ny", "\x1b[2J", "-rf", "$(touch /tmp/x)", ["a"], None, 7, "a" * 101]
 
 
