@@ -80,7 +80,7 @@ def test_the_advice_leads_on(tmp_path, holder):
     """Within the patience of the lock: nobody has to try twice."""
     process = holder(tmp_path / "run")
 
-    subprocess.run(["kill", str(process.pid)], check=True)
+    subprocess.run(["sh", "-c", f"kill {process.pid}"], check=True)
     with held(tmp_path / "run"):
         assert process.wait() == -signal.SIGTERM
 

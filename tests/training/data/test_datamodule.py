@@ -146,7 +146,7 @@ def test_workers_outlive_the_shutdown_of_the_machine_and_end_when_the_run_says_s
     first = [next(batches) for _ in range(3)]  # both workers have begun
     workers = multiprocessing.active_children()
     for name in ("TERM", "INT"):
-        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
+        subprocess.run(["sh", "-c", f"kill -{name} {' '.join(str(worker.pid) for worker in workers)}"], check=True)
 
     rest = list(batches)
 
