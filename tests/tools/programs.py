@@ -37,7 +37,7 @@ ELSEWHERE = {
     "gcloud": "install gcloud as https://cloud.google.com/sdk/docs/install says",
     "pulumi": "tests/tools/bring_tools",
 }
-"""How a program comes that no package of Debian has; only tests marked `cloud` need them."""
+"""How a program comes that no package of Debian has. Tests marked `cloud` need all three, those of gs:// fake-gcs-server alone."""
 
 NAMESPACES = "namespaces"
 """Not a program, but the right to namespaces of one's own, in which tests mount file systems."""

@@ -37,21 +37,21 @@ NAMES = [
 @pytest.fixture
 def pushed(run, place):
     """A bucket with a run whose checkpoints are 10 and 20."""
+    return with_two_checkpoints(run, place)
+
+
+@pytest.fixture
+def pushed_to_folder(run, folder_place):
+    """The same in a folder only, which is quicker: how the values of a file are judged does not depend on the kind of bucket."""
+    return with_two_checkpoints(run, folder_place)
+
+
+def with_two_checkpoints(run, place):
     run.begin()
     for step in (10, 20):
         run.save(step)
     Pusher(run.path, run.job, place.url, 60).once()
     return place
-
-
-@pytest.fixture
-def pushed_to_folder(run, folder_place):
-    """The same, of the quicker kind: what a manifest says does not depend on it."""
-    run.begin()
-    for step in (10, 20):
-        run.save(step)
-    Pusher(run.path, run.job, folder_place.url, 60).once()
-    return folder_place
 
 
 @pytest.fixture(autouse=True)
