@@ -1,10 +1,8 @@
 """Ctrl-C at any moment of any verb: one line, exit code 1, nothing half-written. In processes of their own."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
 import tomllib
 from importlib import import_module
 from pathlib import Path
@@ -13,75 +11,77 @@ import pytest
 
 from tests.end_to_end.conftest import hear_interrupts
 
-# In the path of a process: says when the command line itself begins to load, which is after Python's own start.
-TELLS = """
-import os, sys
+# In the path of a process: Ctrl-C as it begins to look for the module that MODULE names. No clock has a part in it.
+AT_A_MODULE = """
+import os, signal, sys
 
-class Tells:
+class AtAModule:
     def find_spec(self, name, path=None, target=None):
-        if name == "training.__main__":
+        if name == os.environ["MODULE"]:
             os.write(1, b"loading\\n")
+            os.kill(os.getpid(), signal.SIGINT)
 
-sys.meta_path.insert(0, Tells())
+sys.meta_path.insert(0, AtAModule())
 """
 
 
 @pytest.fixture
-def command(tmp_path_factory):
-    """Start `training`, as its console script does, and return when its first module is loading."""
+def interrupted(tmp_path_factory):
+    """Run `training`, as its console script does, with Ctrl-C at the moment when it looks for one module.
+
+    Returns: its exit code, output and error output.
+    """
     folder = tmp_path_factory.mktemp("site")
-    (folder / "sitecustomize.py").write_text(TELLS)
+    (folder / "sitecustomize.py").write_text(AT_A_MODULE)
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     module, _, call = project["project"]["scripts"]["training"].partition(":")
     script = f"import sys; from {module} import {call}; sys.argv[0] = 'training'; sys.exit({call}())"
 
-    def start(*words):
-        process = subprocess.Popen(
+    def run(module, *words):
+        done = subprocess.run(
             [sys.executable, "-c", script, *map(str, words)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(folder)},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=os.environ | {"PYTHONPATH": str(folder), "MODULE": module},
             preexec_fn=hear_interrupts,
         )
-        assert process.stdout is not None
-        assert os.read(process.stdout.fileno(), 100) == b"loading\n"
-        return process
+        return done.returncode, done.stdout, done.stderr
 
-    return start
+    return run
 
 
-def ended(process, after):
-    time.sleep(after)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    return process.returncode, err.decode()
+INTERRUPTED = (1, "loading\n", "interrupted\n")
 
 
-@pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8])
-def test_an_interrupt_while_a_run_is_loading_is_one_line(after, command, settings, screen):
+@pytest.mark.parametrize(
+    "module",
+    ["training.__main__", "yaml", "numpy", "training.config_loader", "torch", "anndata", "lightning.pytorch", "training.plan"],
+)
+def test_an_interrupt_while_a_run_is_loading_is_one_line(module, interrupted, settings, screen):
     before = sorted(screen.rglob("*"))
 
-    assert ended(command("fit", *settings()), after) == (1, "interrupted\n")
+    assert interrupted(module, "fit", *settings()) == INTERRUPTED
     assert sorted(screen.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("module", "words"),
     [
-        ["check"],
-        ["show-config"],
-        ["predict", "run", "--output", "out.h5ad"],
-        ["evaluate", "run"],
-        ["report", "run"],
-        ["simulate", "new.h5ad"],
+        ("training.config_loader", ["check"]),
+        ("training.config_text", ["show-config"]),
+        ("training.run", ["predict", "run", "--output", "out.h5ad"]),
+        ("training.run", ["evaluate", "run"]),
+        ("training.run", ["report", "run"]),
+        ("training.data.simulation", ["simulate", "new.h5ad"]),
     ],
-    ids=lambda words: words[0],
+    ids=lambda part: part[0] if isinstance(part, list) else "",
 )
-@pytest.mark.parametrize("after", [0.0, 0.3])
-def test_an_interrupt_while_any_verb_is_loading_is_one_line(words, after, command, screen):
+@pytest.mark.parametrize("moment", ["first", "last"])
+def test_an_interrupt_while_any_verb_is_loading_is_one_line(moment, module, words, interrupted, screen):
     before = sorted(screen.rglob("*"))
 
-    assert ended(command(*words), after) == (1, "interrupted\n")
+    assert interrupted("training.__main__" if moment == "first" else module, *words) == INTERRUPTED
     assert sorted(screen.rglob("*")) == before
 
 
