@@ -1,8 +1,5 @@
 """The verbs of `fab`. What each one does stands in infra/tasks.py and bootstrap/tasks.py; `down` alone needs both rooms."""
 
-import sys
-from pathlib import Path
-
 from invoke.context import Context
 from invoke.tasks import task
 
@@ -14,20 +11,11 @@ from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import give_back, vm_status
 from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
-from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 
 __all__ = [
     "bench", "bootstrap", "check", "cost", "demo", "down", "lock", "logs", "preflight", "pull", "status", "stop", "sweep", "train",
     "up",
 ]  # fmt: skip
-
-WORK = {"bootstrap", "check", "demo", "down", "pull", "stop", "sweep", "train", "up"}
-"""Verbs that go on though nobody reads what they print; the others, and --list, end then."""
-
-if Path(sys.argv[0]).name == "fab":
-    end_at_closed_pipe()
-    if WORK.intersection(sys.argv[1:]):
-        outlive_closed_pipe()
 
 
 @task(

@@ -23,6 +23,9 @@ for word in "$@"; do echo "[$word]"; done
 """
 """Stands in for uv: the lock is as it should be; of what else it is called for it shows where it runs and each word."""
 
+COMMAND = "[python]\n[-P]\n[-m]\n[bootstrap.command]\n"
+"""What it is called for after `run`."""
+
 Fab = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -87,7 +90,7 @@ def test_words_go_to_uv_as_they_were_typed(fab, bin_dir, root):
     assert done.stdout.splitlines() == [
         f"in {root}, frozen: 1",
         "[run]",
-        "[fab]",
+        *COMMAND.split(),
         "[train]",
         "[--config]",
         "[two words]",
@@ -97,7 +100,7 @@ def test_words_go_to_uv_as_they_were_typed(fab, bin_dir, root):
 
 
 def test_the_exit_code_is_the_one_of_the_task(fab, bin_dir):
-    script(bin_dir / "uv", '#!/bin/sh\n[ "$*" != "run fab demo" ] || exit 7\n')
+    script(bin_dir / "uv", '#!/bin/sh\n[ "$*" != "run python -P -m bootstrap.command demo" ] || exit 7\n')
 
     assert fab("demo").returncode == 7
 
@@ -136,7 +139,7 @@ def test_a_uv_that_does_not_run_gives_way_to_the_one_in_tools(fab, bin_dir, root
     done = fab("demo")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("[run]\n[fab]\n[demo]\n")
+    assert done.stdout.endswith("[run]\n" + COMMAND + "[demo]\n")
 
 
 def test_without_python(fab, root):
@@ -228,7 +231,7 @@ def test_installs_the_pinned_uv_once(fab, bin_dir, root, tmp_path):
     second = fab("demo")
 
     assert first.returncode == 0, first.stderr
-    assert first.stdout == second.stdout == f"in {root}, frozen: 1\n[run]\n[fab]\n[demo]\n"
+    assert first.stdout == second.stdout == f"in {root}, frozen: 1\n[run]\n{COMMAND}[demo]\n"
     assert (first.stderr, second.stderr) == ("fab: no uv here that this project accepts; downloading one into .tools/\n", "")
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TRAINING = (str(BIN / "training"),)
 SUPERVISION = (sys.executable, "-m", "training.supervision", "--root", ".")
-FAB = (str(BIN / "fab"), "-r", str(ROOT))
+FAB = (sys.executable, "-P", "-m", "bootstrap.command", "-r", str(ROOT))
 DEMO = str(ROOT / "configs/runs/demo.yaml")
 
 
@@ -38,6 +38,7 @@ def unread(*words: str, stderr: bool = False) -> tuple[int, str]:
         (*SUPERVISION, "status"),
         (*SUPERVISION, "verify", "."),
         (*FAB, "--list"),
+        (*FAB, "--help"),
         (*FAB, "--help", "logs"),
     ],
     ids=lambda words: " ".join(words[-2:]).replace(str(ROOT), ""),
