@@ -19,7 +19,7 @@ WORK = {"bootstrap", "check", "demo", "down", "pull", "stop", "sweep", "train", 
 """Verbs that go on though nobody reads what they print; the others, and --list, end then."""
 
 
-class Command(Fab):
+class Command(Fab):  # type: ignore[misc]  # fabric has no types
     """The verbs of fabfile.py."""
 
     def parse_tasks(self) -> None:
