@@ -27,7 +27,8 @@ CHECKS = {
     "ruff check": "ruff check",
     "mypy": "mypy",
     "lint-imports": "lint-imports",
-    "pytest": "pytest -n auto --maxprocesses 4 --dist loadfile",  # a worker a core, each with a torch of 0.8 GB
+    # A worker a core, each with a torch of 0.8 GB. Files by name: by number of tests the slow ones of end_to_end would come last.
+    "pytest": "pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder",
 }
 
 
@@ -58,12 +59,12 @@ def demo(c: Context) -> None:
 
 @task(
     help={
-        "cloud": "also the tests over the real Pulumi engine, gcloud and whole machines: about 20 minutes more (default: no). Run "
-        "tests/tools/bring_tools before"
+        "all": "also the slow tests, and those over the real Pulumi engine, gcloud and whole machines: about 30 minutes more "
+        "(default: no). Run tests/tools/bring_tools before"
     }
 )
 @plain_refusals
-def check(c: Context, cloud: bool = False) -> None:
+def check(c: Context, all: bool = False) -> None:
     """Run all checks and tests of this project: format, lint, types, imports, tests. A failure does not end the others.
 
     A table ends it, and a line on tests that this machine leaves out. As root on Debian, apt installs the programs that tests
@@ -75,8 +76,8 @@ def check(c: Context, cloud: bool = False) -> None:
     run(c, f"{_uv()} run --no-sync python -m tests.tools.programs", may_fail=True)
     rows, left_out = [], list[str]()
     for name, command in CHECKS.items():
-        if name == "pytest" and not cloud:
-            command += " -m 'not cloud'"
+        if name == "pytest" and not all:
+            command += " -m 'not slow and not cloud'"
         start = time.monotonic()
         done = run(c, f"{_uv()} run --no-sync {command}", may_fail=True)
         left_out += re.findall(r"^left out: .*", done.stdout.replace("\r", ""), re.MULTILINE)

@@ -98,9 +98,16 @@ def write_manifest(folder: Path, step: int, config_sha256: str, data_fingerprint
 
 
 def complete_checkpoints(root: Path) -> tuple[Checkpoint, ...]:
-    """Checkpoints under `root` whose manifest is there and true of the files' sizes, by ascending step."""
-    found = [Checkpoint(folder, manifest) for folder in root.glob("step=*") if (manifest := _read(folder)) is not None]
-    return tuple(sorted(found, key=lambda checkpoint: checkpoint.step))
+    """Checkpoints under `root` whose manifest is there and true of the files' sizes, by ascending step.
+
+    A living run removes old ones after it has written a new one. Where that happens while they are read here, all are read again.
+    """
+    folders = set(root.glob("step=*"))
+    while True:
+        found = [Checkpoint(folder, manifest) for folder in folders if (manifest := _read(folder)) is not None]
+        before, folders = folders, set(root.glob("step=*"))
+        if found or folders == before:
+            return tuple(sorted(found, key=lambda checkpoint: checkpoint.step))
 
 
 def newest_intact(root: Path) -> Checkpoint | None:

@@ -1,6 +1,7 @@
 """Which trained weights a run offers."""
 
 import logging
+from contextlib import suppress
 
 from training.checkpoints.callback import PAYLOAD
 from training.checkpoints.manifest import Checkpoint, best, complete_checkpoints, is_intact
@@ -11,6 +12,10 @@ from training.refusal import Refused, some
 log = logging.getLogger(__name__)
 
 
+ATTEMPTS = 100
+"""How often another checkpoint is chosen where a living run removes the one just chosen, for it has written a newer one."""
+
+
 def model_at(directory: RunDirectory, which: str | None) -> SavedModel:
     """A trained model of a run: model.pt, or (`which`) the checkpoint `best`, `last` or of a step.
 
@@ -18,6 +23,13 @@ def model_at(directory: RunDirectory, which: str | None) -> SavedModel:
 
     Raises: Refused if there is none, the step that is asked for is not there or damaged, or what is chosen is another run's.
     """
+    for _ in range(ATTEMPTS):
+        with suppress(FileNotFoundError):
+            return _model_at(directory, which)
+    raise Refused(f"{directory.checkpoints}: a run replaces checkpoints faster than they can be read; try again after its end")
+
+
+def _model_at(directory: RunDirectory, which: str | None) -> SavedModel:
     if which is None and directory.model_file.exists():
         return load_model(directory.model_file)
     found = complete_checkpoints(directory.checkpoints)
@@ -33,7 +45,12 @@ def model_at(directory: RunDirectory, which: str | None) -> SavedModel:
         if not is_intact(chosen):
             raise Refused(f"{chosen.folder}: damaged: a file does not have the SHA-256 of its manifest")
     directory.refuse_other_configuration(chosen)
-    return load_checkpoint_model(chosen.folder / PAYLOAD, chosen.manifest.val_loss_total)
+    try:
+        return load_checkpoint_model(chosen.folder / PAYLOAD, chosen.manifest.val_loss_total)
+    except Refused:
+        if chosen.folder.exists():
+            raise
+        raise FileNotFoundError(chosen.folder) from None
 
 
 def _intact(found: tuple[Checkpoint, ...], by_value: bool) -> Checkpoint:

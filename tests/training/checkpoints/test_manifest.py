@@ -1,7 +1,9 @@
 import json
+import shutil
 
 import pytest
 
+from training.checkpoints import manifest
 from training.checkpoints.manifest import (
     MANIFEST,
     best,
@@ -29,6 +31,20 @@ def test_what_is_written_is_found_by_ascending_step(tmp_path):
 
     assert [c.step for c in complete_checkpoints(tmp_path)] == [4, 30, 1000]
     assert newest_intact(tmp_path) == complete_checkpoints(tmp_path)[-1]
+
+
+def test_a_run_that_replaces_its_checkpoints_is_never_found_without_one(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, 2)
+    read, newer = manifest._read, iter((4, 6, 8))
+
+    def while_the_run_goes_on(folder):
+        if step := next(newer, None):
+            write_checkpoint(tmp_path, step)
+            shutil.rmtree(folder)
+        return read(folder)
+
+    monkeypatch.setattr(manifest, "_read", while_the_run_goes_on)
+    assert [c.step for c in complete_checkpoints(tmp_path)] == [8]
 
 
 def test_folder_names_sort_by_step():

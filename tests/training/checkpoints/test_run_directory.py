@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from training.checkpoints import trained_model
 from training.checkpoints.manifest import config_sha256, folder_of, write_manifest
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit, write_texts
 from training.checkpoints.trained_model import model_at
@@ -134,6 +135,25 @@ def test_a_checkpoint_of_another_run_is_no_model_of_this_one(make):
     shutil.rmtree(directory.checkpoints / folder_of(40))
     with pytest.raises(Refused, match=r"step=000000020/trainer.ckpt: not a readable model file"):
         model_at(directory, "last")  # it is chosen; the model itself is none here
+
+
+@pytest.mark.parametrize("after", ["it is chosen", "it is read"])
+def test_a_checkpoint_that_a_living_run_removes_meanwhile_is_no_error(make, monkeypatch, after):
+    begin(make())
+    save(make(), 20)
+    directory = RunDirectory(make().directory)
+    judge = trained_model.is_intact
+
+    def while_the_run_goes_on(checkpoint):
+        read = after == "it is read" and judge(checkpoint)
+        if checkpoint.step == 20:
+            save(make(), 40)
+            shutil.rmtree(directory.checkpoints / folder_of(20))
+        return read or judge(checkpoint)
+
+    monkeypatch.setattr(trained_model, "is_intact", while_the_run_goes_on)
+    with pytest.raises(Refused, match=r"step=000000040/trainer.ckpt: not a readable model file"):
+        model_at(directory, "last")
 
 
 @pytest.mark.parametrize("made", [None, "empty"])

@@ -56,7 +56,8 @@ def main() -> int:
                 return 1
         time.sleep(0.02)
         write_progress(run, Progress(os.getpid(), step + 1, total, "train", time.time(), 0.02, 0.5))
-        if (step + 1) % 2 == 0 or told or step + 1 == total:
+        hangs_next = behaviour == "hang" and at == str(step + 1)  # SIGTERM from here on finds it hung
+        if (step + 1) % 2 == 0 or (told and not hangs_next) or step + 1 == total:
             save(run, step + 1)
         if told:
             return 1
