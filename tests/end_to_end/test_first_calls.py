@@ -1,5 +1,6 @@
 """No vector function of MKL is called by several threads before one thread has called it: see training/mkl.py."""
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,6 +28,7 @@ def first_calls(training, *words):
     return calls.sizes
 
 
+@pytest.mark.slow
 def test_every_verb_that_computes_calls_each_function_on_one_value_first(training, settings):
     for words in (
         ("check", *settings()),

@@ -245,6 +245,7 @@ def test_an_evaluation_says_which_conditions_the_model_was_trained_on(training, 
     assert (judged["split_file"], judged["step"]) == ("other.toml", load_model(Path("run/model.pt")).step)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_how_to_go_on(settings):
     words = settings("trainer.max_steps=100000", "trainer.val_every_steps=100000")
     command = [sys.executable, "-m", "training", "fit", *words]
@@ -281,6 +282,7 @@ def test_a_full_disk_says_so_and_leaves_the_checkpoint_before_intact(training, s
     assert torch.load(kept[-1].folder / "trainer.ckpt", weights_only=True)["global_step"] == kept[-1].step
 
 
+@pytest.mark.slow
 def test_a_kill_between_two_steps_loses_only_the_steps_since_the_checkpoint(settings, training):
     """SIGKILL in a real process, then resume=true."""
     words = settings("trainer.max_steps=100000", "checkpoints.every_steps=4", "trainer.val_every_steps=4")

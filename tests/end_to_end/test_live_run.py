@@ -25,6 +25,7 @@ def in_a_hurry(monkeypatch):
     monkeypatch.setattr(run_lock, "PATIENCE_SECONDS", 0.1)
 
 
+@pytest.mark.slow
 def test_a_living_run_is_neither_overwritten_nor_resumed_but_may_be_judged(running, training, settings, in_a_hurry):
     process = running()
     said = rf"refused: run: process {process.pid} trains here since .*\n$"
@@ -45,6 +46,7 @@ def test_a_living_run_is_neither_overwritten_nor_resumed_but_may_be_judged(runni
     assert process.poll() is None
 
 
+@pytest.mark.slow
 def test_the_end_that_the_message_offers_leaves_a_checkpoint_and_the_folder_free(running, training, settings, in_a_hurry):
     process = running("checkpoints.every_steps=1000000")
     refused = training("fit", *settings("resume=true"))
@@ -58,6 +60,7 @@ def test_the_end_that_the_message_offers_leaves_a_checkpoint_and_the_folder_free
     assert training("fit", *words).code == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_with_its_workers_alive_is_resumed_at_once(running, training, settings, in_a_hurry):
     process = running(WORKERS, "checkpoints.every_steps=1")
 

@@ -23,6 +23,7 @@ def write_other(adata, path, without=0):
     return other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mode",
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pytest
 import torch
 
 # Verbatim from "A Guide to Training State Models on Google Cloud Platform", section 5, after `state tx train`.
@@ -51,6 +52,7 @@ def its_data():
     torch.save({name: torch.from_numpy(features[name]) for name in features}, "protein_embeddings.pt")
 
 
+@pytest.mark.slow
 def test_it_trains(training, screen):
     its_data()
     words = shlex.split(COMMAND.replace("\\\n", " "))

@@ -277,7 +277,7 @@ def test_a_persons_login_is_used_and_an_expired_one_is_said(server, login, tmp_p
         assert line.endswith("; run: gcloud auth application-default login")
 
 
-@pytest.mark.parametrize(("late", "is_in_time"), [(0, True), (2, True), (10_000, False)])
+@pytest.mark.parametrize(("late", "is_in_time"), [(0, True), (2, True), pytest.param(10_000, False, marks=pytest.mark.slow)])
 def test_a_metadata_server_that_is_late_at_boot_is_waited_for(server, login, late, is_in_time):
     login.late = late
 

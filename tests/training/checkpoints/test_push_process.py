@@ -114,12 +114,12 @@ def kills(number: int, start: Callable[..., int], run: Run, place: Place, server
     return seen
 
 
-@pytest.mark.parametrize("number", [5, pytest.param(100, marks=[pytest.mark.cloud, pytest.mark.slow])])
+@pytest.mark.parametrize("number", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_never_leave_a_manifest_in_a_folder_that_is_not_true(start, run, folder_place, number):
     assert len(kills(number, start, run, folder_place, None)) > number / 5
 
 
-@pytest.mark.parametrize("number", [5, pytest.param(100, marks=[pytest.mark.cloud, pytest.mark.slow])])
+@pytest.mark.parametrize("number", [5, pytest.param(100, marks=pytest.mark.slow)])
 def test_kills_never_leave_a_manifest_in_google_storage_that_is_not_true(gs_place, server, start, run, number):
     """In this order: `start` inherits the environment."""
     assert len(kills(number, start, run, gs_place, server)) > number / 20

@@ -198,6 +198,7 @@ def held_out_cosines(seen: Screen, features: np.ndarray) -> tuple[float, float]:
     return float(baseline), float(regression)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [42, 1])
 def test_held_out_perturbations_are_predictable_from_their_own_features_alone(tmp_path, seed):
     seen = screen(tmp_path, Simulation(seed=seed, n_embedding=0))
@@ -210,6 +211,7 @@ def test_held_out_perturbations_are_predictable_from_their_own_features_alone(tm
     assert np.max(shuffled) < mean + 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [42, 1])
 def test_features_that_do_not_inform_predict_nothing(tmp_path, seed):
     seen = screen(tmp_path, Simulation(seed=seed, n_embedding=0, informativeness=0))
@@ -217,6 +219,7 @@ def test_features_that_do_not_inform_predict_nothing(tmp_path, seed):
     assert ridge < mean
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_cells(tmp_path):
     def peak(n_cells: int) -> int:
         tracemalloc.start()

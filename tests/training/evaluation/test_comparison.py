@@ -127,6 +127,7 @@ class Constant:
         return (controls.judged + self.shift).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_without_any_effect_a_model_wins_no_more_often_than_promised(make_screen):
     """Controls, training cells and test cells of one distribution, again and again; all conditions share 20 measuring controls.
 

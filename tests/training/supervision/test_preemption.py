@@ -86,6 +86,7 @@ def test_without_google_there_is_no_watch(metadata):
         assert not watch.taken.is_set()
 
 
+@pytest.mark.slow
 def test_a_preempted_job_is_interrupted_with_a_checkpoint_and_a_boot_goes_on(site, metadata):
     os.environ["GCE_METADATA_HOST"] = metadata.host
     supervisor = site.start("deaf@3")
