@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints import trained_model
-from training.checkpoints.manifest import config_sha256, folder_of, write_manifest
+from training.checkpoints.manifest import config_sha256, folder_of, is_intact, write_manifest
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit, write_texts
 from training.checkpoints.trained_model import model_at
 from training.config_loader import load_config
@@ -142,7 +141,7 @@ def test_a_checkpoint_that_a_living_run_removes_meanwhile_is_no_error(make, monk
     begin(make())
     save(make(), 20)
     directory = RunDirectory(make().directory)
-    judge = trained_model.is_intact
+    judge = is_intact
 
     def while_the_run_goes_on(checkpoint):
         read = after == "it is read" and judge(checkpoint)
@@ -151,7 +150,7 @@ def test_a_checkpoint_that_a_living_run_removes_meanwhile_is_no_error(make, monk
             shutil.rmtree(directory.checkpoints / folder_of(20))
         return read or judge(checkpoint)
 
-    monkeypatch.setattr(trained_model, "is_intact", while_the_run_goes_on)
+    monkeypatch.setattr("training.checkpoints.trained_model.is_intact", while_the_run_goes_on)
     with pytest.raises(Refused, match=r"step=000000040/trainer.ckpt: not a readable model file"):
         model_at(directory, "last")
 
