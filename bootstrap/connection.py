@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import NamedTemporaryFile, TemporaryFile
 from textwrap import shorten
 
 from bootstrap.machine import Machine
@@ -32,8 +32,19 @@ _FINAL = (
     (re.compile(r"Could not resolve hostname|Name or service not known"), "no such host; check --host"),
     (re.compile(r"Bad configuration option|percent_expand|bad ownership|UNPROTECTED PRIVATE KEY", re.I), "mend that first"),
 )
+# IAP says it of a VM that is stopped or gone, too (its documentation of error 4033).
+_NO_TUNNEL = re.compile(r"Error while connecting \[4033\b")
+_TUNNEL_ADVICE = (
+    "Google's tunnel (IAP) does not let you through: you need roles/iap.tunnelResourceAccessor in project {project}: an owner runs "
+    "gcloud projects add-iam-policy-binding {project} --member=user:YOU --role=roles/iap.tunnelResourceAccessor. "
+    "Or the machine is stopped or gone"
+)
 _REFUSED_KEY = re.compile(r"Permission denied|Too many authentication failures")
 _KEY_ADVICE = "the machine does not take your key: check the user and the key (ssh-add -l; sshUser and sshPublicKey of the stack)"
+_OS_LOGIN_ADVICE = (
+    "OS Login does not let you in: you need roles/compute.osAdminLogin in project {project}, and roles/iam.serviceAccountUser on "
+    "the account that the machine runs as; a new role counts after a minute or two"
+)
 
 
 class Vanished(Failed):
@@ -142,6 +153,8 @@ def connect(machine: Machine, seconds: float | None = None) -> Host:
         if waited < 3 or time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"waiting for {machine.label}: {in_a_line(said)} ({waited:.0f} of at most {limit:.0f} s)", flush=True)
+            if machine.os_login and _REFUSED_KEY.search(said):
+                print(f"  if this stays: {_key_advice(machine)}", flush=True)
         time.sleep(min(3.0, limit / 10))
 
 
@@ -150,12 +163,12 @@ def _try(host: Host) -> str | None:
 
     It stays in the background with the standard error it was given, and would hold a pipe open: so that is a file.
 
-    Returns: what ssh said against it, or None.
+    Returns: what ssh and the tunnel said against it, or None.
     """
-    with TemporaryFile("w+", errors="replace") as said:
+    with TemporaryFile("w+", errors="replace") as said, NamedTemporaryFile("r", errors="replace") as tunnel:
         try:
             done = subprocess.run(
-                [*host._ssh(), "-f", "-N", host.machine.label],
+                [*host._ssh(), *_heard(host.machine.proxy, tunnel.name), "-f", "-N", host.machine.label],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=said,
@@ -166,7 +179,15 @@ def _try(host: Host) -> str | None:
         except subprocess.TimeoutExpired:
             return "no answer within 90 seconds"
         said.seek(0)
-        return None if done.returncode == 0 else said.read() or f"ssh ended with {done.returncode}"
+        return None if done.returncode == 0 else tunnel.read() + said.read() or f"ssh ended with {done.returncode}"
+
+
+def _heard(proxy: str | None, file: str) -> tuple[str, ...]:
+    """The option that keeps what the tunnel says: where a connection is to be shared, ssh sends that to /dev/null."""
+    if proxy is None:
+        return ()
+    command = f"exec {proxy} 2>>{shlex.quote(file.replace('%', '%%'))}"
+    return "-o", f"ProxyCommand=sh -c {shlex.quote(command)}"
 
 
 def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
@@ -175,8 +196,15 @@ def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
     for pattern, advice in _FINAL:
         if pattern.search(said):
             raise Refused(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({in_a_line(said)})")
+    if _NO_TUNNEL.search(said):
+        advice = _TUNNEL_ADVICE.format(project=host.machine.os_login or "PROJECT")
+        raise Refused(f"{host.machine.label}: {advice} ({in_a_line(said)})")
     if _REFUSED_KEY.search(said) and not is_booting:  # keys and accounts come to a new VM some seconds after sshd
-        raise Refused(f"{host.machine.label}: {_KEY_ADVICE} ({in_a_line(said)})")
+        raise Refused(f"{host.machine.label}: {_key_advice(host.machine)} ({in_a_line(said)})")
+
+
+def _key_advice(machine: Machine) -> str:
+    return _OS_LOGIN_ADVICE.format(project=machine.os_login) if machine.os_login else _KEY_ADVICE
 
 
 def _asking() -> list[str]:

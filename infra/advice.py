@@ -14,6 +14,8 @@ ADVICE = {
     "you already own it": "the bucket is yours, of a state that is lost: take it in again with `pulumi import`, or another one: "
     "pulumi config set incubator:bucket NAME --stack {stack}",
     "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
+    "must be larger than existing size": "a boot disk cannot shrink: set incubator:bootDiskGib to the existing size or more: "
+    "pulumi config set incubator:bootDiskGib GIB --stack {stack}; or a new machine: ./fab down --stack {stack}, then ./fab up",
     "marked for protection": "a setting, or a newer program, would delete or replace something that stays. If that is meant: "
     "pulumi state unprotect 'URN' --stack {stack}, with the URN that stands above, then again",
     "containing objects without": "the bucket is not empty, though it may look so: earlier versions count too. All of it: "

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from infra.outputs import project_root
+from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused
 from infra.stack_config import PROJECT, StackSettings, read_settings
 
@@ -30,10 +31,14 @@ class Ended:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `pulumi up` is about to do; `replaced` and `deleted` are names of resources."""
+    """What `pulumi up` is about to do; `replaced` and `deleted` are names of resources.
+
+    Units: `boot_disk_gib` is the size of the boot disk of a VM that stays, in GiB: now, and as asked for.
+    """
 
     replaced: tuple[str, ...]
     deleted: tuple[str, ...]
+    boot_disk_gib: tuple[int, int] | None = None
 
 
 class Engine:
@@ -116,6 +121,7 @@ class Engine:
         return Plan(
             tuple(name for op, name in names if op == "replace"),
             tuple(name for op, name in names if op == "delete"),
+            next((_boot_disk_gib(step) for step in steps if step["op"] == "update" and f"{INSTANCE}::" in step["urn"]), None),
         )
 
     def show(self, *words: str) -> Ended:
@@ -149,6 +155,11 @@ class Engine:
             if not may_fail:
                 raise Failed(f"pulumi {' '.join(words)}: {_errors_of(done.stderr)}")
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
+
+
+def _boot_disk_gib(step: Mapping[str, Any]) -> tuple[int, int]:
+    sizes = [step[state]["inputs"]["bootDisk"]["initializeParams"]["size"] for state in ("oldState", "newState")]
+    return int(sizes[0]), int(sizes[1])
 
 
 def _pass_on(process: "subprocess.Popen[str]", lines: list[str]) -> None:

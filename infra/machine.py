@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 import pulumi_gcp as gcp
 
-from infra.machine_types import PRICES_OF
+from infra.machine_types import PRICES_OF, has_gpu
 from infra.network import Network
 from infra.outputs import StorageOutputs
 from infra.stack_config import MachineSettings
@@ -145,17 +145,18 @@ def _image(settings: MachineSettings) -> pulumi.Input[str]:
 
 
 def _ignored(settings: MachineSettings) -> list[str]:
-    """What would replace the VM for nothing: another label of its boot disk, and a newer image where a family was asked for."""
-    newer = ["bootDisk.initializeParams.image"] if settings.image.startswith("family/") else []
-    return ["bootDisk.initializeParams.labels", *newer]
+    """What would replace the VM for nothing: a newer image where a family was asked for."""
+    return ["bootDisk.initializeParams.image"] if settings.image.startswith("family/") else []
 
 
 def _scheduling(settings: MachineSettings) -> gcp.compute.InstanceSchedulingArgs:
+    """A GPU cannot move to another host, and a Spot VM may not. Other VMs move; of e2 Google refuses TERMINATE."""
+    moves = not settings.spot and not has_gpu(settings.machine_type)
     return gcp.compute.InstanceSchedulingArgs(
         provisioning_model="SPOT" if settings.spot else "STANDARD",
         preemptible=settings.spot,
         automatic_restart=not settings.spot,
-        on_host_maintenance="TERMINATE",  # a GPU cannot move to another host
+        on_host_maintenance="MIGRATE" if moves else "TERMINATE",
         instance_termination_action=settings.termination_action,
         max_run_duration=gcp.compute.InstanceSchedulingMaxRunDurationArgs(seconds=settings.max_run_seconds),
     )

@@ -1,5 +1,6 @@
 """Which machines can be rented, where, and at what price: two tables."""
 
+import re
 from dataclasses import dataclass
 
 PRICES_OF = "2026-09"
@@ -70,6 +71,11 @@ REGIONS = {
 ZONES = tuple(f"{name}-{letter}" for name, region in REGIONS.items() for letter in region.zones)
 
 SPOT_HOST_FRACTION = 0.4  # g2-standard-8, us-central1: 0.11747 of 0.29358
+
+
+def has_gpu(machine_type: str) -> bool:
+    """Whether GPUs come with a machine type, also one that the table lacks: Google's families a2 to a9 and g2 to g9."""
+    return re.match(r"[ag][2-9]", machine_type) is not None
 
 
 def usd_per_hour(machine_type: str, zone: str, spot: bool) -> float:

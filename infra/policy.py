@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network
 from typing import Any
 
+from infra.machine_types import has_gpu
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
 
 BUCKET = "gcp:storage/bucket:Bucket"
@@ -136,7 +137,7 @@ def _firewall(rule: Planned) -> Iterator[str]:
 
 
 def _instance(vm: Planned) -> Iterator[str]:
-    yield from _scheduling(_block(vm.inputs, "scheduling"))
+    yield from _scheduling(_block(vm.inputs, "scheduling"), str(vm.inputs.get("machineType")))
     if _block(vm.inputs, "serviceAccount").get("email", "") in ("", "default"):
         yield "runs as the project's default account, which may edit the whole project (accepted: the account of the storage stack)"
     boot = _block(_block(vm.inputs, "bootDisk"), "initializeParams")
@@ -156,13 +157,18 @@ def _instance(vm: Planned) -> Iterator[str]:
         yield "its serial port would be a console that no firewall rule guards (accepted: no metadata serial-port-enable)"
 
 
-def _scheduling(scheduling: Mapping[str, Any]) -> Iterator[str]:
+def _scheduling(scheduling: Mapping[str, Any], machine_type: str) -> Iterator[str]:
     if not _block(scheduling, "maxRunDuration").get("seconds"):
         yield "nothing ends it (accepted: scheduling.maxRunDuration)"
     if scheduling.get("instanceTerminationAction") not in ("STOP", "DELETE"):
         yield "what happens at its end is not set (accepted: scheduling.instanceTerminationAction STOP or DELETE)"
-    if scheduling.get("onHostMaintenance") != "TERMINATE":
+    maintenance, spot = scheduling.get("onHostMaintenance"), scheduling.get("provisioningModel") == "SPOT"
+    if has_gpu(machine_type) and maintenance != "TERMINATE":
         yield "a GPU cannot move to another host (accepted: scheduling.onHostMaintenance TERMINATE)"
+    elif spot and maintenance != "TERMINATE":
+        yield "a Spot VM does not move to another host (accepted: scheduling.onHostMaintenance TERMINATE)"
+    elif not spot and not has_gpu(machine_type) and maintenance != "MIGRATE":
+        yield "without a GPU it would stop for maintenance, which e2 cannot (accepted: scheduling.onHostMaintenance MIGRATE)"
 
 
 def _service(service: Planned) -> Iterator[str]:

@@ -25,6 +25,7 @@ def rent(engine: Engine, allow_replace: bool) -> None:
     plan = engine.plan()
     if came_before and not allow_replace:
         _refuse_a_loss(plan, engine.stack)
+    _refuse_a_smaller_boot_disk(plan, engine.stack)
     if not isinstance(settings, MachineSettings):
         _up(engine)
         return
@@ -39,6 +40,16 @@ def _refuse_a_loss(plan: Plan, stack: str) -> None:
         raise Refused(
             f"stack {stack}: this would replace {' and '.join(lost)}, and what is on its disk and not in the bucket would be lost "
             f"(see: pulumi preview --stack {stack}); run it again with --replace if that is meant"
+        )
+
+
+def _refuse_a_smaller_boot_disk(plan: Plan, stack: str) -> None:
+    """The provider plans it as a change in place, which Google then refuses."""
+    now, wanted = plan.boot_disk_gib or (0, 0)
+    if wanted < now:
+        raise Refused(
+            f"configs/stacks/Pulumi.{stack}.yaml: incubator:bootDiskGib: {wanted}: the boot disk has {now} GiB, and a disk cannot "
+            f"shrink (accepted: {now} or more; or a new machine: ./fab down --stack {stack}, then ./fab up --stack {stack})"
         )
 
 

@@ -188,7 +188,7 @@ class MachineSettings(Settings):
     )
     image_project: ProjectId = Field(default=IMAGE_PROJECT, description="machine: project of the boot image")
     boot_disk_type: DiskType = Field(default="pd-balanced", description="machine: pd-balanced or pd-ssd")
-    boot_disk_gib: DiskSize = Field(default=250, description="machine: size of the boot disk")
+    boot_disk_gib: DiskSize = Field(default=250, description="machine: size of the boot disk; more grows in place, less is refused")
     data_disk_type: DiskType = Field(default="pd-balanced", description="machine: pd-balanced or pd-ssd")
     data_disk_gib: DiskSize = Field(
         default=200, description="machine: size of the data disk; more grows in place, less is a new, empty disk"

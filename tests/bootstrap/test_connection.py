@@ -110,6 +110,35 @@ def test_a_key_that_is_not_taken_is_refused(machine, laptop):
         connect(machine.machine(), seconds=2)  # for the first second it might be booting
 
 
+def test_with_os_login_a_refusal_names_the_roles_from_the_first_try_on(machine, laptop, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("bootstrap.ssh_config.KEY", tmp_path / "google_compute_engine")
+    profile = f'{{"loginProfile": {{"posixAccounts": [{{"primary": true, "username": "{getpass.getuser()}"}}]}}}}'
+    machine.laptop_program("gcloud", f"echo '{profile}'")
+    (machine.folder / "authorized_keys").write_text("")
+
+    with pytest.raises(Refused, match=r"roles/compute\.osAdminLogin in project demo-project.*Permission denied") as refusal:
+        connect(rented(replace(OUTPUTS, ssh_port=machine.port, ssh_user=None)), seconds=2)
+
+    assert "sshPublicKey" not in str(refusal.value)
+    assert "roles/iam.serviceAccountUser" in capsys.readouterr().out.splitlines()[1]
+
+
+def test_a_tunnel_that_is_not_allowed_is_refused_at_once_with_the_role(laptop, tmp_path, capsys):
+    tunnel = tmp_path / "tunnel"
+    tunnel.write_text(
+        """#!/bin/sh
+        echo "ERROR: (gcloud.compute.start-iap-tunnel) Error while connecting [4033: 'not authorized']." >&2
+        exit 1
+        """
+    )
+    tunnel.chmod(0o755)
+
+    with pytest.raises(Refused, match=r"you need roles/iap\.tunnelResourceAccessor.*Or the machine is stopped or gone.*4033"):
+        connect(rented(replace(OUTPUTS, ssh_user="ada", ssh_proxy=str(tunnel))), seconds=10)
+
+    assert capsys.readouterr().out == ""
+
+
 def test_a_changed_host_key_is_refused_with_the_way_out(machine, laptop):
     connect(machine.machine())
     close_connections(laptop)

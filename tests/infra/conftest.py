@@ -27,7 +27,11 @@ STORAGE = {
     "secrets": ["hf-token"],
 }
 BASE = {"gcp:project": "demo-project"}
-KINDS = {"storage": {"incubator:kind": "storage"}, "l4": {"incubator:kind": "machine"}}
+KINDS = {
+    "storage": {"incubator:kind": "storage"},
+    "l4": {"incubator:kind": "machine"},
+    "cpu": {"incubator:kind": "machine", "incubator:machineType": "e2-standard-4"},
+}
 
 
 @pytest.hookimpl(tryfirst=True)

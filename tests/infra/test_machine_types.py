@@ -1,6 +1,6 @@
 import pytest
 
-from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, region_of, usd_per_hour, zones_after
+from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, has_gpu, region_of, usd_per_hour, zones_after
 
 
 def test_l4s_go_by_size():
@@ -11,6 +11,12 @@ def test_l4s_go_by_size():
         "g2-standard-24": 2, "g2-standard-32": 1, "g2-standard-48": 4, "g2-standard-96": 8,
     }  # fmt: skip
     assert all(machine.memory_gib == 4 * machine.vcpus for machine in MACHINE_TYPES.values())
+
+
+def test_gpus_go_by_the_family_also_where_the_table_ends():
+    assert {name for name in MACHINE_TYPES if has_gpu(name)} == {name for name, machine in MACHINE_TYPES.items() if machine.l4s}
+    assert all(map(has_gpu, ("a2-highgpu-1g", "a3-highgpu-8g", "g4-standard-48")))
+    assert not any(map(has_gpu, ("g1-small", "n2-standard-8", "c4a-standard-4", "t2a-standard-1")))
 
 
 def test_letters_of_zones_have_gaps():

@@ -93,6 +93,8 @@ BROKEN = [
     Broken("l4", INSTANCE, 'props["scheduling"].max_run_duration = None', "vm: nothing ends it"),
     Broken("l4", INSTANCE, 'props["scheduling"].instance_termination_action = None', "vm: what happens at its end is not set"),
     Broken("l4", INSTANCE, 'props["scheduling"].on_host_maintenance = "MIGRATE"', "vm: a GPU cannot move"),
+    Broken("cpu", INSTANCE, 'props["scheduling"].on_host_maintenance = "TERMINATE"', "vm: without a GPU it would stop for"),
+    Broken("cpu", INSTANCE, 'props["scheduling"].provisioning_model = "SPOT"', "vm: a Spot VM does not move to another host"),
     Broken("l4", INSTANCE, 'del props["service_account"]', "vm: runs as the project's default account"),
     Broken("l4", INSTANCE, 'props["boot_disk"].initialize_params.type = None', "vm: disk type None of the boot disk"),
     Broken("l4", INSTANCE, 'props["boot_disk"].initialize_params.labels = None', "vm: the boot disk has no labels"),

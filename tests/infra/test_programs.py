@@ -107,6 +107,20 @@ def test_a_spot_vm_says_what_happens_when_it_is_taken_away(program):
     assert scheduling["instanceTerminationAction"] == "DELETE"
 
 
+@pytest.mark.parametrize(
+    ("settings", "maintenance"),
+    [
+        ({"machineType": "e2-standard-4"}, "MIGRATE"),
+        ({"machineType": "e2-standard-4", "provisioning": "spot"}, "TERMINATE"),
+        ({"machineType": "g2-standard-8"}, "TERMINATE"),
+        ({"machineType": "g2-standard-8", "provisioning": "spot"}, "TERMINATE"),
+    ],
+    ids=lambda value: " ".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_a_vm_moves_before_maintenance_where_google_lets_it(program, settings, maintenance):
+    assert program("l4", **settings).one(INSTANCE).inputs["scheduling"]["onHostMaintenance"] == maintenance
+
+
 def test_iap_lets_in_googles_proxy_only_and_gives_a_nat(program):
     machine = program("l4")
 

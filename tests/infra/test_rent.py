@@ -150,6 +150,19 @@ def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented
     assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "SPOT"
 
 
+def test_a_smaller_boot_disk_is_refused_before_anything_changes(rented, cloud_of):
+    place = cloud_of(rented)
+    place.set("l4", bootDiskGib=200, owner="ada")
+
+    with pytest.raises(Refused, match=r"incubator:bootDiskGib: 200: the boot disk has 250 GiB.*accepted: 250 or more; or a new"):
+        rent(Engine("l4"), allow_replace=False)
+
+    assert place.vm()["inputs"]["labels"]["owner"] == "unnamed"
+    place.set("l4", provisioning="spot")  # a new VM has a new boot disk
+    rent(Engine("l4"), allow_replace=True)
+    assert place.vm()["inputs"]["bootDisk"]["initializeParams"]["size"] == 200
+
+
 def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud_of):
     place = cloud_of(rented)
     place.set("l4", provisioning="spot")

@@ -9,7 +9,7 @@ from typing import Any
 from tests.tools.stand_in_cloud import operations, rules
 from tests.tools.stand_in_cloud.differences import COMPUTE
 from tests.tools.stand_in_cloud.operations import OperationFailed, Refused
-from tests.tools.stand_in_cloud.refusals import not_found, refuse_create, refuse_delete, refuse_update
+from tests.tools.stand_in_cloud.refusals import boot_disk_of, not_found, refuse_create, refuse_delete, refuse_update
 from tests.tools.stand_in_cloud.world import DISK, INSTANCE, State, World, now
 
 Values = dict[str, Any]
@@ -131,6 +131,9 @@ class Cloud:
             raise Refused(not_found(key))
         refuse_update(state, record, inputs)
         old, record["inputs"] = record["outputs"], inputs
+        if token == INSTANCE and (boot := boot_disk_of(state, record)):
+            boot["inputs"] |= inputs["bootDisk"].get("initializeParams", {})
+            boot["outputs"] = _outputs(state, boot, boot["inputs"])
         if token == INSTANCE and "desiredStatus" in inputs:
             record["status"] = inputs["desiredStatus"]
         computed = {name: old[name] for name in rules.KINDS[token].computed if name in old}

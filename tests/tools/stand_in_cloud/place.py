@@ -71,7 +71,7 @@ class Place:
         shutil.copytree(REPOSITORY / "configs" / "stacks", place.project / "configs" / "stacks")
         shutil.copy(REPOSITORY / "Pulumi.yaml", place.project)
         World.create(place.folder / "world.json")
-        for stack in ("storage", "l4"):
+        for stack in ("storage", "l4", "cpu"):
             place.engine.init(stack)
             place.set(stack, **{"gcp:project": "demo-project"})
         return place

@@ -1,6 +1,8 @@
-"""What the cloud's API refuses when it is asked to make, change or delete something, in its own words."""
+"""What the cloud's API refuses when it is asked to make, change or delete something, in its own words: refusals.toml."""
 
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.tools.stand_in_cloud import rules
@@ -25,18 +27,17 @@ PERMISSIONS = {
     rules.SECRET_GRANT: "secretmanager.secrets.setIamPolicy",
     rules.SERVICE: "serviceusage.services.enable",
 }
-STOP_FIRST = (
-    "Changing the machine_type, min_cpu_platform, service_account, enable_display, shielded_instance_config, "
-    "scheduling.node_affinities, scheduling.max_run_duration or network_interface.[#d].(network/subnetwork/subnetwork_project) "
-    "or advanced_machine_features on a started instance requires stopping it. To acknowledge this, please set "
-    'allow_stopping_for_update = true in your config. You can also stop it by setting desired_status = "TERMINATED", '
-    "but the instance will not be restarted after the update."
-)
+WORDS = {name: entry["words"] for name, entry in tomllib.loads(Path(__file__).with_name("refusals.toml").read_text()).items()}
+
+
+def words(refusal: str, **values: Any) -> str:
+    """What the cloud says, as refusals.toml has it."""
+    return str(WORDS[refusal]).format_map(values)
 
 
 def not_found(key: str) -> str:
     """What the API says of something that is not there."""
-    return f"googleapi: Error 404: The resource '{key}' was not found, notFound"
+    return words("not-found", key=key)
 
 
 def key_of(link: str) -> str:
@@ -53,16 +54,11 @@ def refuse_create(state: State, token: str, key: str, filled: Values) -> None:
         raise Refused(f"{creating}: {_not_enabled(kind.api, project)}")
     permission = PERMISSIONS.get(token, f"compute.{kind.collection}.create")
     if permission in state["missing_permissions"]:
-        raise Refused(f"{creating}: googleapi: Error 403: Required '{permission}' permission for '{key}', forbidden")
+        raise Refused(f"{creating}: {words('permission', permission=permission, key=key)}")
     if token == rules.BUCKET and (key in state["taken_buckets"] or key in state["resources"]):
-        ours = "Your previous request to create the named bucket succeeded and you already own it."
-        theirs = (
-            "The requested bucket name is not available. The bucket namespace is shared by all users of the system. "
-            "Please select a different name and try again."
-        )
-        raise Refused(f"googleapi: Error 409: {ours if key in state['resources'] else theirs}, conflict")
+        raise Refused(words("bucket-ours" if key in state["resources"] else "bucket-taken"))
     if key in state["resources"]:
-        raise Refused(f"{creating}: googleapi: Error 409: The resource '{key}' already exists, alreadyExists")
+        raise Refused(f"{creating}: {words('exists', key=key)}")
     for problem in PROBLEMS.get(token, lambda *_: [])(state, filled):
         raise Refused(f"{creating}: {problem}")
     if token == DISK:
@@ -75,11 +71,7 @@ def refuse_create(state: State, token: str, key: str, filled: Values) -> None:
 
 def _not_enabled(api: str, project: str) -> str:
     page = f"https://console.developers.google.com/apis/api/{api}.googleapis.com/overview?project={project}"
-    return (
-        f"googleapi: Error 403: {TITLES[api]} has not been used in project {project} before or it is disabled. Enable it by "
-        f"visiting {page} then retry. If you enabled this API recently, wait a few minutes for the action to propagate to our "
-        "systems and retry., accessNotConfigured"
-    )
+    return words("api-disabled", title=TITLES[api], project=project, page=page)
 
 
 def _refuse_disk_quota(state: State, verb: str, disk: Values, more: float, token: str = DISK) -> None:
@@ -87,14 +79,10 @@ def _refuse_disk_quota(state: State, verb: str, disk: Values, more: float, token
         refuse_quota(state, verb, token, {("SSD_TOTAL_GB", disk["zone"].rpartition("-")[0]): more})
 
 
-def _invalid(field: str, value: Any, why: str) -> str:
-    return f"googleapi: Error 400: Invalid value for field '{field}': '{value}'. {why}, invalid"
-
-
 def _place(state: State, filled: Values) -> Iterator[str]:
     zone = filled.get("zone") or ""
     if zone.rpartition("-")[0] not in state["quotas"]["regions"] or len(zone.rpartition("-")[2]) != 1:
-        yield _invalid("zone", zone, "Unknown zone.")
+        yield words("zone", zone=zone)
 
 
 def _instance(state: State, filled: Values) -> Iterator[str]:
@@ -104,28 +92,25 @@ def _instance(state: State, filled: Values) -> Iterator[str]:
         subnetwork = state["resources"].get(key_of(interface.get("subnetwork") or ""))
         field = f"resource.networkInterfaces[{at}].subnetwork"
         if interface.get("subnetwork") and subnetwork is None:
-            yield _invalid(field, interface["subnetwork"], "The referenced subnetwork resource cannot be found.")
+            yield words("subnetwork", field=field, subnetwork=interface["subnetwork"])
         if subnetwork and f"/regions/{region}/" not in subnetwork["id"]:
-            yield _invalid(field, interface["subnetwork"], f"Subnetwork must be in the region of the instance, {region}.")
+            yield words("subnetwork-region", field=field, subnetwork=interface["subnetwork"], region=region)
     yield from _instance_disks(state, filled)
-    yield from _scheduling(filled)
+    yield from scheduling_problems(filled)
     email = (filled.get("serviceAccount") or {}).get("email")
     if (
         email
         and not email.endswith("developer.gserviceaccount.com")
         and f"projects/{filled['project']}/serviceAccounts/{email}" not in state["resources"]
     ):
-        yield (
-            f"googleapi: Error 400: The user does not have access to service account '{email}'.  User: 'you@example.com'.  "
-            "Ask a project owner to grant you the iam.serviceAccountUser role on the service account, badRequest"
-        )
+        yield words("act-as", email=email)
 
 
 def _instance_disks(state: State, filled: Values) -> Iterator[str]:
     boot = filled["bootDisk"].get("initializeParams", {})
     if l4_count(filled["machineType"]):
         if boot.get("type", "pd-standard") == "pd-standard":
-            yield "googleapi: Error 400: [pd-standard] features are not compatible for creating instance., badRequest"
+            yield words("disk-type", type="pd-standard")
     if image := boot.get("image"):
         yield from _boot_image(state, key_of(image), boot)
     for attached in filled.get("attachedDisks", []):
@@ -134,11 +119,9 @@ def _instance_disks(state: State, filled: Values) -> Iterator[str]:
         if disk is None:
             yield not_found(key)
         elif disk["inputs"]["zone"] != filled["zone"]:
-            yield _invalid(
-                "resource.disks[1].source", attached["source"], f"Disk must be in the zone of the instance, {filled['zone']}."
-            )
+            yield words("disk-zone", source=attached["source"], zone=filled["zone"])
         elif users := [vm for vm in _users_of_disk(state, key) if not vm.endswith(f"/{filled['name']}")]:
-            yield f"googleapi: Error 400: {_in_use('disk', key, users[0])}, resourceInUseByAnotherResource"
+            yield words("disk-attached", in_use=words("in-use", called="disk", key=key, user=users[0]))
 
 
 def _boot_image(state: State, key: str, boot: Values) -> Iterator[str]:
@@ -153,32 +136,31 @@ def _boot_image(state: State, key: str, boot: Values) -> Iterator[str]:
     if not found:
         yield not_found(key)
     elif boot.get("size") and boot["size"] < found[-1]["diskSizeGb"]:
-        least = found[-1]["diskSizeGb"]
-        yield _invalid(
-            "resource.disks[0].initializeParams.diskSizeGb",
-            boot["size"],
-            f"Requested disk size cannot be smaller than the image size ({least} GB)",
-        )
+        yield words("image-size", size=boot["size"], least=found[-1]["diskSizeGb"])
 
 
-def _scheduling(filled: Values) -> Iterator[str]:
-    scheduling = filled.get("scheduling") or {}
-    field, spot = "resource.scheduling", scheduling.get("provisioningModel") == "SPOT"
-    if l4_count(filled["machineType"]) and scheduling.get("onHostMaintenance") != "TERMINATE":
-        yield "googleapi: Error 400: Instances with guest accelerators do not support live migration., badRequest"
-    if spot and not scheduling.get("preemptible"):
-        yield _invalid(field, scheduling, "Scheduling must have preemptible be true when provisioning model is SPOT.")
-    if scheduling.get("preemptible") and scheduling.get("automaticRestart", True):
-        yield _invalid(field, scheduling, "Scheduling must have automaticRestart be false when preemptible is true.")
+def scheduling_problems(filled: Values) -> Iterator[str]:
+    """What is wrong with how an instance is to be moved, taken away and ended."""
+    scheduling, machine_type = filled.get("scheduling") or {}, filled["machineType"]
+    spot, preemptible = scheduling.get("provisioningModel") == "SPOT", scheduling.get("preemptible")
+    stays = scheduling.get("onHostMaintenance", "TERMINATE" if preemptible else "MIGRATE") == "TERMINATE"
+    if l4_count(machine_type) and not stays:
+        yield words("gpu-migrate")
+    if machine_type.startswith("e2-") and stays and not preemptible:
+        yield words("e2-terminate")
+    if preemptible and not stays:
+        yield words("preemptible-migrate")
+    if spot and not preemptible:
+        yield words("spot-preemptible", scheduling=scheduling)
+    if preemptible and scheduling.get("automaticRestart", True):
+        yield words("preemptible-restart", scheduling=scheduling)
     if seconds := (scheduling.get("maxRunDuration") or {}).get("seconds"):
         if not 30 <= seconds <= 120 * 24 * 3600:
-            yield _invalid(f"{field}.maxRunDuration", seconds, "Max run duration must be from 30 seconds to 120 days.")
+            yield words("max-run-range", seconds=seconds)
         if not scheduling.get("instanceTerminationAction"):
-            yield _invalid(field, scheduling, "Instance termination action must be specified with max run duration.")
+            yield words("max-run-action", scheduling=scheduling)
     if spot and (filled.get("reservationAffinity") or {}).get("type") == "SPECIFIC_RESERVATION":
-        yield _invalid(
-            "resource.reservationAffinity", filled["reservationAffinity"], "Preemptible instances cannot use reservations."
-        )
+        yield words("spot-reservation", affinity=filled["reservationAffinity"])
 
 
 def _in_network(state: State, filled: Values) -> Iterator[str]:
@@ -197,11 +179,11 @@ def _nat(state: State, filled: Values) -> Iterator[str]:
 def _grant(state: State, filled: Values) -> Iterator[str]:
     kind, _, email = filled["member"].partition(":")
     if "bucket" in filled and filled["bucket"] not in state["resources"]:
-        yield "googleapi: Error 404: The specified bucket does not exist., notFound"
+        yield words("no-bucket")
     if "secretId" in filled and filled["secretId"] not in state["secrets"]:
-        yield f"googleapi: Error 404: Secret [projects/{state['project_number']}/secrets/{filled['secretId']}] not found."
+        yield words("no-secret", secret=f"projects/{state['project_number']}/secrets/{filled['secretId']}")
     if kind == "serviceAccount" and email not in [account["outputs"]["email"] for account in of_type(state, rules.ACCOUNT)]:
-        yield f"googleapi: Error 400: Service account {email} does not exist., badRequest"
+        yield words("no-account", email=email)
 
 
 def _bucket(state: State, filled: Values) -> Iterator[str]:
@@ -211,7 +193,7 @@ def _bucket(state: State, filled: Values) -> Iterator[str]:
         sent = [key for key, value in condition.items() if not key.startswith("send") and value not in (None, 0, "", [], "ANY")]
         sent += [key for key, value in condition.items() if key.startswith("send") and value]
         if not sent:
-            yield "googleapi: Error 400: A lifecycle rule must specify at least one condition., invalid"
+            yield words("no-condition")
 
 
 PROBLEMS = {
@@ -240,43 +222,50 @@ def _users_of_disk(state: State, key: str) -> list[str]:
 def refuse_update(state: State, record: Values, inputs: Values) -> None:
     """Refuse a change that needs a stopped instance, is wrong in itself, or for which there is no quota."""
     token, old = record["type"], record["inputs"]
-    stopping = [path for path in differences(old, inputs) if rules.touches(path, rules.KINDS[token].stopping)]
+    stopping = [path for path in differences(old, inputs) if rules.touches(path, rules.recorded(token, "stops"))]
     if token == DISK:
-        _refuse_disk_quota(
-            state, "update", inputs | {"zone": record["outputs"]["zone"]}, (inputs.get("size") or 10) - (old.get("size") or 10)
-        )
+        _refuse_resize(state, DISK, inputs | {"zone": record["outputs"]["zone"]}, old.get("size") or 10)
     if token != INSTANCE:
         return
     running = record["status"] == "RUNNING"
     if stopping and running and not inputs.get("allowStoppingForUpdate"):
-        raise Refused(STOP_FIRST)
+        raise Refused(words("stop-first"))
     for problem in _instance(state, record["outputs"] | inputs):
         raise Refused(f"Error updating instance: {problem}")
+    if boot := boot_disk_of(state, record):
+        wanted_disk = boot["inputs"] | inputs["bootDisk"].get("initializeParams", {})
+        _refuse_resize(state, INSTANCE, wanted_disk | {"zone": boot["inputs"]["zone"]}, boot["inputs"]["size"])
     before = instance_needs(state, record["outputs"] | old) if running else {}
     wanted = instance_needs(state, record["outputs"] | inputs) if inputs.get("desiredStatus", "RUNNING") == "RUNNING" else {}
     refuse_quota(state, "update", token, {metric: amount - before.get(metric, 0) for metric, amount in wanted.items()})
+
+
+def _refuse_resize(state: State, token: str, disk: Values, existing: float) -> None:
+    """A disk grows, and never shrinks: the provider asks for a smaller boot disk, the API refuses it."""
+    size = disk.get("size") or existing
+    if size < existing:
+        raise Refused(words("disk-smaller", size=size, existing=existing))
+    _refuse_disk_quota(state, "update", disk, size - existing, token)
+
+
+def boot_disk_of(state: State, record: Values) -> Values | None:
+    """The record of the boot disk that came with an instance, if one did."""
+    return next((disk for disk in of_type(state, DISK) if disk.get("boot_of") == record["id"]), None)
 
 
 def refuse_delete(state: State, record: Values) -> None:
     """Refuse to delete what is protected, in use, or not empty."""
     token, key, called = record["type"], record["id"], rules.KINDS[record["type"]].called
     if token == INSTANCE and record["inputs"].get("deletionProtection"):
-        raise Refused(
-            f"Cannot delete instance {record['inputs']['name']}: instance Deletion Protection is enabled. "
-            'Set deletion_protection to false for this resource and run "pulumi up" before attempting to delete it.'
-        )
+        raise Refused(words("deletion-protection", name=record["inputs"]["name"]))
     if token == rules.BUCKET and state["bucket_objects"].get(key) and not record["inputs"].get("forceDestroy"):
-        raise Refused(f"Error trying to delete bucket {key} containing objects without `force_destroy` set to true")
+        raise Refused(words("bucket-not-empty", bucket=key))
     users = _users_of_disk(state, key) if token == DISK else list(_users(state, key))
     if users:
-        message = _in_use(called.lower(), key, users[0])
+        message = words("in-use", called=called.lower(), key=key, user=users[0])
         raise OperationFailed(
             "delete", token, {"code": "RESOURCE_IN_USE_BY_ANOTHER_RESOURCE", "message": message}, ", resourceInUseByAnotherResource"
         )
-
-
-def _in_use(called: str, key: str, user: str) -> str:
-    return f"The {called} resource '{key}' is already being used by '{user}'"
 
 
 def _users(state: State, key: str) -> Iterator[str]:

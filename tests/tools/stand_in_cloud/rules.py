@@ -1,10 +1,15 @@
-"""The rules of the types that the programs use: what they are called, what replaces them, what their values may be."""
+"""The rules of the types that the programs use: what they are called, what replaces them, what their values may be.
+
+What makes a new resource, what needs a stopped VM and what stays when it is no longer named: provider_rules.toml, with sources.
+"""
 
 import ipaddress
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tests.tools.stand_in_cloud import signatures
@@ -29,7 +34,7 @@ DISK_TYPES = (
     "hyperdisk-extreme",
     "hyperdisk-throughput",
 )
-EVERYTHING = ("",)
+RECORDED = tomllib.loads(Path(__file__).with_name("provider_rules.toml").read_text())
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,6 @@ class Kind:
     api: str
     id: str
     """How its id is made from its inputs and what is computed (project, uuid)."""
-    replacing: tuple[str, ...] = ()
-    """Paths (without list positions) whose change makes a new one; what stands under such a path too."""
-    stopping: tuple[str, ...] = ()
-    """Paths whose change needs a stopped instance."""
-    kept: tuple[str, ...] = ()
-    """Paths that keep their value when a program no longer names them."""
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     name: re.Pattern[str] | None = None
     computed: tuple[str, ...] = ()
@@ -67,24 +66,6 @@ KINDS = {
         "instance",
         "compute",
         "projects/{project}/zones/{zone}/instances/{name}",
-        # The real provider has code to change maxRunDuration on a stopped VM, but its schema (7.19, issue 26148) makes a new VM.
-        replacing=_paths("""
-            attachedDisks.forceAttach bootDisk.deviceName bootDisk.initializeParams bootDisk.kmsKeySelfLink bootDisk.mode
-            bootDisk.source confidentialInstanceConfig guestAccelerators hostname metadataStartupScript name
-            networkInterfaces.nicType networkInterfaces.queueCount networkPerformanceConfig params project reservationAffinity
-            scheduling.localSsdRecoveryTimeout scheduling.maxRunDuration scheduling.onInstanceStopAction scheduling.preemptible
-            scheduling.provisioningModel scheduling.terminationTime scratchDisks zone
-        """),
-        stopping=_paths("""
-            advancedMachineFeatures enableDisplay machineType minCpuPlatform networkInterfaces.network
-            networkInterfaces.subnetwork networkInterfaces.subnetworkProject scheduling.nodeAffinities serviceAccount
-            shieldedInstanceConfig
-        """),
-        kept=_paths("""
-            bootDisk.deviceName bootDisk.initializeParams guestAccelerators minCpuPlatform
-            networkInterfaces.accessConfigs.networkTier networkInterfaces.networkIp reservationAffinity
-            scheduling.onHostMaintenance scheduling.provisioningModel shieldedInstanceConfig
-        """),
         values={
             "bootDisk.initializeParams.type": DISK_TYPES,
             "bootDisk.mode": ("READ_WRITE", "READ_ONLY"),
@@ -105,7 +86,6 @@ KINDS = {
         "Disk",
         "compute",
         "projects/{project}/zones/{zone}/disks/{name}",
-        replacing=("description", "image", "name", "physicalBlockSizeBytes", "project", "snapshot", "type", "zone"),
         values={"type": DISK_TYPES},
         name=COMPUTE_NAME,
         computed=("diskId", "selfLink", "creationTimestamp", "labelFingerprint"),
@@ -114,7 +94,6 @@ KINDS = {
         "Network",
         "compute",
         "projects/{project}/global/networks/{name}",
-        replacing=("autoCreateSubnetworks", "description", "name", "project"),
         values={"routingMode": ("REGIONAL", "GLOBAL")},
         name=COMPUTE_NAME,
         computed=("selfLink", "gatewayIpv4", "networkId", "numericId"),
@@ -123,7 +102,6 @@ KINDS = {
         "Subnetwork",
         "compute",
         "projects/{project}/regions/{region}/subnetworks/{name}",
-        replacing=("description", "name", "network", "project", "purpose", "region"),
         name=COMPUTE_NAME,
         computed=("selfLink", "gatewayAddress", "creationTimestamp", "fingerprint", "subnetworkId"),
     ),
@@ -131,7 +109,6 @@ KINDS = {
         "Firewall",
         "compute",
         "projects/{project}/global/firewalls/{name}",
-        replacing=("direction", "name", "network", "project"),
         values={"direction": ("INGRESS", "EGRESS")},
         name=COMPUTE_NAME,
         computed=("selfLink", "creationTimestamp"),
@@ -140,7 +117,6 @@ KINDS = {
         "Router",
         "compute",
         "projects/{project}/regions/{region}/routers/{name}",
-        replacing=("encryptedInterconnectRouter", "name", "network", "project", "region"),
         name=COMPUTE_NAME,
         computed=("selfLink", "creationTimestamp"),
     ),
@@ -148,7 +124,6 @@ KINDS = {
         "RouterNat",
         "compute",
         "{project}/{region}/{router}/{name}",
-        replacing=("endpointTypes", "name", "project", "region", "router", "type"),
         values={
             "natIpAllocateOption": ("AUTO_ONLY", "MANUAL_ONLY"),
             "sourceSubnetworkIpRangesToNat": (
@@ -163,11 +138,6 @@ KINDS = {
         "Bucket",
         "storage",
         "{name}",
-        replacing=("enableObjectRetention", "hierarchicalNamespace", "location", "name", "project"),
-        # Optional and computed in the provider's schema (TF google-beta 6 and 7): a block that is no longer named stays as it was.
-        kept=_paths("""
-            lifecycleRules.condition.withState publicAccessPrevention softDeletePolicy uniformBucketLevelAccess versioning
-        """),
         values={
             "publicAccessPrevention": ("enforced", "inherited"),
             "lifecycleRules.condition.withState": ("LIVE", "ARCHIVED", "ANY", ""),
@@ -175,34 +145,37 @@ KINDS = {
         name=re.compile(r"[a-z0-9][-_.a-z0-9]{1,61}[a-z0-9]"),
         computed=("selfLink", "url", "projectNumber", "timeCreated", "updated"),
     ),
-    SERVICE: Kind("Service", "serviceusage", "{project}/{service}", replacing=("project", "service")),
+    SERVICE: Kind("Service", "serviceusage", "{project}/{service}"),
     ACCOUNT: Kind(
         "service account",
         "iam",
         "projects/{project}/serviceAccounts/{email}",
-        replacing=("accountId", "project"),
         name=re.compile(r"[a-z]([-a-z0-9]{4,28}[a-z0-9])"),
         computed=("uniqueId",),
     ),
-    BUCKET_GRANT: Kind("bucket IAM member", "storage", "b/{bucket}/{role}/{member}", replacing=EVERYTHING, computed=("etag",)),
-    PROJECT_GRANT: Kind(
-        "project IAM member", "cloudresourcemanager", "{project}/{role}/{member}", replacing=EVERYTHING, computed=("etag",)
-    ),
+    BUCKET_GRANT: Kind("bucket IAM member", "storage", "b/{bucket}/{role}/{member}", computed=("etag",)),
+    PROJECT_GRANT: Kind("project IAM member", "cloudresourcemanager", "{project}/{role}/{member}", computed=("etag",)),
     SECRET_GRANT: Kind(
         "secret IAM member",
         "secretmanager",
         "projects/{project}/secrets/{secretId}/{role}/{member}",
-        replacing=EVERYTHING,
         computed=("etag",),
     ),
     BUDGET: Kind(
         "Budget",
         "billingbudgets",
         "billingAccounts/{billingAccount}/budgets/{uuid}",
-        replacing=("billingAccount",),
         computed=("name",),
     ),
 }
+
+
+def recorded(token: str, what: str) -> tuple[str, ...]:
+    """The paths (without list positions) that are recorded for a type: what `replaces`, `stops` or `keeps`.
+
+    What stands under such a path is meant too.
+    """
+    return tuple(RECORDED[token].get(what, {}))
 
 
 def bare(path: str) -> str:
@@ -222,7 +195,7 @@ def _within(path: str, blocks: tuple[str, ...]) -> bool:
 
 def changes(token: str, old: Values, new: Values) -> dict[str, str]:
     """Path to what happened there, as `differences`; what keeps its value when it is no longer named is no change."""
-    kept = KINDS[token].kept
+    kept = recorded(token, "keeps")
     return {
         path: change
         for path, change in differences(old, new).items()
@@ -237,7 +210,7 @@ def _is_named(path: str, inputs: Values) -> bool:
 
 def replaces(token: str, path: str, old: Values, new: Values) -> bool:
     """Whether a change at a path needs a new resource."""
-    if touches(path, KINDS[token].replacing):
+    if touches(path, recorded(token, "replaces")):
         return True
     if token == DISK and path == "size":
         return contains_unknown(new["size"]) or new["size"] < old["size"] if "size" in new and "size" in old else False

@@ -14,6 +14,9 @@ from typing import Any, NamedTuple
 from tests.tools.stand_in_cloud.differences import UNKNOWN
 
 GETTER = re.compile(r'    @pulumi\.getter(?:\(name="(\w+)"\))?\n    def (\w+)\(self\) -> (.*):\n')
+DOCUMENTED = re.compile(
+    r'    @pulumi\.getter(?:\(name="(\w+)"\))?\n    def (\w+)\(self\) -> [^\n]*:\n        """\n(.*?)\n        """\n', re.DOTALL
+)
 SCALARS = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 TRANSPARENT = ("Input", "Optional", "NotRequired")
 
@@ -27,12 +30,24 @@ class Property(NamedTuple):
 
 def problems(token: str, inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Path and reason of every property that the signature of a type does not allow."""
+    yield from _of_block(*_place(token), inputs, "")
+
+
+def documentation(token: str, block: str | None = None) -> dict[str, str]:
+    """Name and docstring of every property of a type, or of the class of a block in it."""
+    file, class_name, blocks = _place(token)
+    found = DOCUMENTED.findall(_body(blocks, block) if block else _body(file, class_name))
+    return {name or attribute: " ".join(text.split()) for name, attribute, text in found}
+
+
+def _place(token: str) -> tuple[str, str, str]:
+    """The file and class of a type's arguments, and the file of the blocks in them."""
     _, module, name = token.split(":")
     folder = module.partition("/")[0]
-    file = "provider" if folder == "providers" else re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-    here = "" if folder == "providers" else f"{folder}/"
-    class_name = "ProviderArgs" if folder == "providers" else f"{name}Args"
-    yield from _of_block(f"{here}{file}.py", class_name, f"{here}_inputs.py", inputs, "")
+    if folder == "providers":
+        return "provider.py", "ProviderArgs", "_inputs.py"
+    file = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    return f"{folder}/{file}.py", f"{name}Args", f"{folder}/_inputs.py"
 
 
 def _of_block(file: str, class_name: str, blocks: str, values: Mapping[str, Any], path: str) -> Iterator[tuple[str, str]]:
