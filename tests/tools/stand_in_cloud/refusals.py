@@ -267,7 +267,7 @@ def refuse_delete(state: State, record: Values) -> None:
         )
     if token == rules.BUCKET and state["bucket_objects"].get(key) and not record["inputs"].get("forceDestroy"):
         raise Refused(f"Error trying to delete bucket {key} containing objects without `force_destroy` set to true")
-    users = _users_of_disk(state, key) if token == DISK else list(_users(state, key))
+    users = _users_of_disk(state, key) if token == DISK else list(users_of_network(state, key))
     if users:
         message = _in_use(called.lower(), key, users[0])
         raise OperationFailed(
@@ -279,7 +279,7 @@ def _in_use(called: str, key: str, user: str) -> str:
     return f"The {called} resource '{key}' is already being used by '{user}'"
 
 
-def _users(state: State, key: str) -> Iterator[str]:
+def users_of_network(state: State, key: str) -> Iterator[str]:
     """What stands in a network, a subnetwork or a router's name."""
     for other in state["resources"].values():
         inputs = other["inputs"]
