@@ -5,11 +5,12 @@ from invoke.tasks import task
 
 from bootstrap.last_sync import last_sync
 from bootstrap.tasks import bench, bootstrap, check, demo, lock, logs, pull, status, stop, train
-from infra.engine import Engine, project_of
+from infra.engine import Engine
 from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import give_back, vm_status
+from infra.stack_files import project_of
 from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
 
 __all__ = [
@@ -43,7 +44,7 @@ def down(c: Context, stack: str | None = None, without_sync: bool = False, secon
         )
     project = machine.project if machine else project_of(engine.stack)
     try:
-        give_back(engine)
+        give_back(engine, machine)
     except Failed as failure:  # what costs is told all the same
         try:
             sweep_up(project, engine.stack, and_delete=False)

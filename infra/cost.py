@@ -7,7 +7,9 @@ from typing import Any
 
 from infra.prices import ADDRESS_IN_USE_USD_PER_HOUR, HOURS_PER_MONTH, NAT_USD_PER_GB, SOURCE
 from infra.refusal import Refused
-from infra.sweep import RUNNING, Billed, found, has_external_address, usd_per_hour_running
+from infra.sweep import RUNNING, Billed, found, has_external_address, is_of, usd_per_hour_running
+from infra.sweep_table import beside
+from training.untrusted import escaped
 
 FIRST_START = timedelta(minutes=10)  # a start later than this after creation is another one
 
@@ -38,9 +40,12 @@ def cost(project: str, stack: str, now: datetime, until: datetime | None = None,
     """
     if until is not None and until <= now:
         raise Refused(f"--until: {_moment(until)} has passed; it is {_moment(now)}")
-    items = found(project, stack)
+    everything = found(project)
+    items = [(item, resource) for item, resource in everything if item.costs and is_of(stack, item, resource)]
+    others = beside(item for item, resource in everything if not is_of(stack, item, resource))
     if not items:
-        return f"Nothing of stack {stack} costs money now: no VM, disk, address, snapshot or NAT in project {project}."
+        nothing = f"Nothing of stack {stack} costs money now: no VM, disk, address, snapshot, image or NAT in project {project}."
+        return "\n".join([nothing, *others])
     vms = {resource["selfLink"]: resource for item, resource in items if item.kind == "VM"}
     rows = [
         _vm_row(item, resource, now, until, usd_per_hour) if item.kind == "VM" else _row(item, resource, vms, now, until)
@@ -53,7 +58,7 @@ def cost(project: str, stack: str, now: datetime, until: datetime | None = None,
     )
     notes.append(f"not in it: the bucket, traffic (through a NAT about {NAT_USD_PER_GB} dollars a GB), and what is deleted already")
     notes.append(f"prices: {SOURCE}" + ("; the VM: as told by usdPerHour" if usd_per_hour else ""))
-    return "\n".join([head, *_table(rows, until), *(f"- {note}" for note in notes)])
+    return "\n".join([head, *_table(rows, until), *(f"- {escaped(note)}" for note in (*notes, *others))])
 
 
 def _vm_row(item: Billed, vm: Resource, now: datetime, until: datetime | None, told: float | None) -> Row:
@@ -61,7 +66,7 @@ def _vm_row(item: Billed, vm: Resource, now: datetime, until: datetime | None, t
     price = usd_per_hour_running(vm) if told is None else told + ADDRESS_IN_USE_USD_PER_HOUR * has_external_address(vm)
     hours, at_most = _hours_run(vm, now)
     end = _end(vm, until) if until else now
-    runs, what = vm["status"] in RUNNING, f"VM {item.name} ({item.status.lower()})"
+    runs, what = vm["status"] in RUNNING, escaped(f"VM {item.name} ({item.status.lower()})")
     if price is None:
         return Row(what, None, None, None, at_most)
     ahead = _hours(now, end) if runs else 0
@@ -70,7 +75,7 @@ def _vm_row(item: Billed, vm: Resource, now: datetime, until: datetime | None, t
 
 def _row(item: Billed, resource: Resource, vms: Mapping[str, Resource], now: datetime, until: datetime | None) -> Row:
     """Everything else costs from its creation to its end, whether or not anything uses it."""
-    what = f"{item.kind} {item.name}"
+    what = escaped(f"{item.kind} {item.name}") + ("" if item.ours else " (not of this installation: ./fab sweep)")
     if item.usd_per_month is None:
         return Row(what, None, None, None)
     price, created = item.usd_per_month / HOURS_PER_MONTH, datetime.fromisoformat(resource["creationTimestamp"])

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from infra.outputs import project_root
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused
 from infra.stack_config import PROJECT, StackSettings, read_settings
+from infra.stack_files import stack_names, told_by
 
 LEAST_VERSION = (3, 250, 0)
 
@@ -52,7 +50,7 @@ class Engine:
         self.path, self.root = _engine_path(), project_root()
         chosen = stack or os.environ.get("PULUMI_STACK") or self._selected()
         if not chosen:
-            known = ", ".join(sorted(file.name.split(".")[1] for file in (self.root / "configs" / "stacks").glob("Pulumi.*.yaml")))
+            known = ", ".join(stack_names())
             raise Refused(f"no stack is chosen: add --stack NAME, or run: pulumi stack select NAME (in configs/stacks: {known})")
         self.stack = chosen
 
@@ -69,7 +67,7 @@ class Engine:
             return
         if not (self.root / "configs" / "stacks" / f"Pulumi.{self.stack}.yaml").exists():
             raise Refused(f"stack {self.stack}: there is no configs/stacks/Pulumi.{self.stack}.yaml; copy one of those there")
-        read_settings(self.stack, _told_by(self.root, self.stack))  # before anything is made
+        read_settings(self.stack, told_by(self.stack))  # before anything is made
         if self.show("stack", "init", self.stack, "--no-select").code != 0:
             raise Failed(f"stack {self.stack} could not be created (see above)")
 
@@ -169,35 +167,6 @@ def _pass_on(process: "subprocess.Popen[str]", lines: list[str]) -> None:
         sys.stdout.write(line)
         sys.stdout.flush()
     process.wait()
-
-
-def project_of(stack: str | None) -> str:
-    """The GCP project of a stack, or of all, read from their files: Pulumi and its state may be gone.
-
-    Raises: Refused if no file names one, or if they name several.
-    """
-    root = project_root()
-    stacks = sorted(file.name.split(".")[1] for file in (root / "configs" / "stacks").glob("Pulumi.*.yaml"))
-    told = {name: _told_by(root, name).get("gcp:project") for name in stacks}
-    projects = sorted({str(project) for name, project in told.items() if project and stack in (None, name)}) or sorted(
-        {str(project) for project in told.values() if project}
-    )
-    if len(projects) != 1:
-        raise Refused(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")
-    return projects[0]
-
-
-def _told_by(root: Path, stack: str) -> dict[str, Any]:
-    """The settings in a stack's file.
-
-    Raises: Refused if it cannot be read.
-    """
-    file = root / "configs" / "stacks" / f"Pulumi.{stack}.yaml"
-    try:
-        config = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
-        return {str(key): value for key, value in config.items()}
-    except (yaml.YAMLError, AttributeError) as error:
-        raise Refused(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
 
 
 def _engine_path() -> str:

@@ -1,6 +1,7 @@
 """What checks before the start have found: lines for what is fine, and for each obstacle the way around it."""
 
 from infra.refusal import Refused
+from training.untrusted import escaped
 
 
 class Findings:
@@ -13,7 +14,7 @@ class Findings:
 
     def fine(self, what: str) -> None:
         """Takes down what stands in nobody's way."""
-        self.lines.append(what)
+        self.lines.append(escaped(what))  # it quotes what Google answers
 
     def obstacle(self, what: str, step: str) -> None:
         """Takes down an obstacle, and the exact next step."""

@@ -13,7 +13,7 @@ import pulumi_gcp as gcp
 
 from infra.machine_types import PRICES_OF, has_gpu
 from infra.network import Network
-from infra.outputs import StorageOutputs
+from infra.outputs import StorageOutputs, tunnel
 from infra.stack_config import MachineSettings
 
 STARTUP_SCRIPT = Path(__file__).with_name("startup.sh")
@@ -33,7 +33,7 @@ class Machine(pulumi.ComponentResource):
         storage: pulumi.Output[StorageOutputs],
         network: Network,
         stack_name: str,
-        labels: dict[str, str],
+        labels: dict[str, pulumi.Input[str]],
     ) -> None:
         super().__init__("incubator:machine:Machine", name)
         self._settings, self._labels, self._name = settings, labels, stack_name
@@ -55,7 +55,6 @@ class Machine(pulumi.ComponentResource):
     def outputs(self, storage: pulumi.Output[StorageOutputs]) -> dict[str, pulumi.Input[Any]]:
         """What `infra.outputs.MachineOutputs` reads; `max_run_seconds` and the price stand in every plan."""
         settings, name = self._settings, self._name
-        tunnel = f"gcloud compute start-iap-tunnel {name} %p --listen-on-stdin --project={settings.project} --zone={settings.zone}"
         return {
             "name": name,
             "instance_id": self.instance_id,
@@ -64,7 +63,7 @@ class Machine(pulumi.ComponentResource):
             "ssh_user": settings.ssh_user,
             "ssh_host": name if settings.ssh == "iap" else self.address,
             "ssh_port": 22,
-            "ssh_proxy": tunnel if settings.ssh == "iap" else None,
+            "ssh_proxy": tunnel(name, settings.project, settings.zone) if settings.ssh == "iap" else None,
             "bucket": storage.apply(lambda outputs: outputs.bucket),
             "service_account": storage.apply(lambda outputs: outputs.service_account),
             "secrets": storage.apply(lambda outputs: list(outputs.secrets)),

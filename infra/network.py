@@ -22,14 +22,20 @@ class Network(pulumi.ComponentResource):
     ways_out: list[pulumi.Resource]
     """What a machine waits for, so that it comes up with a way out and is gone before that is."""
 
-    def __init__(self, name: str, settings: MachineSettings, stack_name: str) -> None:
+    def __init__(self, name: str, settings: MachineSettings, stack_name: str, description: pulumi.Input[str]) -> None:
         super().__init__("incubator:network:Network", name)
         inside = pulumi.ResourceOptions(parent=self)
         # Names and ranges are fixed, so the old one goes before the new one comes.
         first_delete = pulumi.ResourceOptions(parent=self, delete_before_replace=True)
         self.tag, project, region = stack_name, settings.project, settings.region
         network = gcp.compute.Network(
-            "network", name=stack_name, project=project, auto_create_subnetworks=False, routing_mode="REGIONAL", opts=inside
+            "network",
+            name=stack_name,
+            description=description,  # a network has no labels; a sweep knows by it whose this is
+            project=project,
+            auto_create_subnetworks=False,
+            routing_mode="REGIONAL",
+            opts=inside,
         )
         subnetwork = gcp.compute.Subnetwork(
             "subnet",

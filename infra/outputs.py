@@ -77,6 +77,11 @@ class MachineOutputs(_Outputs):
         return f"--zone={self.zone} --project={self.project}"
 
 
+def tunnel(name: str, project: str, zone: str) -> str:
+    """The command that carries SSH through Google's proxy to a machine without an external address."""
+    return f"gcloud compute start-iap-tunnel {name} %p --listen-on-stdin --project={project} --zone={zone}"
+
+
 def project_root() -> Path:
     """The folder with Pulumi.yaml: here, or above, as the engine finds it; else here."""
     here = Path.cwd()

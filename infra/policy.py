@@ -7,6 +7,7 @@ from typing import Any
 
 from infra.machine_types import has_gpu
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
+from infra.stack_config import BUCKET_LABEL, STACK_LABEL
 
 BUCKET = "gcp:storage/bucket:Bucket"
 BUCKET_GRANT = "gcp:storage/bucketIAMMember:BucketIAMMember"
@@ -17,7 +18,7 @@ PROJECT_GRANT = "gcp:projects/iAMMember:IAMMember"
 SECRET_GRANT = "gcp:secretmanager/secretIamMember:SecretIamMember"
 SERVICE = "gcp:projects/service:Service"
 LABELLED = frozenset({BUCKET, DISK, INSTANCE})
-LABELS = frozenset({"project", "stack", "owner", "run"})
+LABELS = frozenset({BUCKET_LABEL, STACK_LABEL, "owner", "run"})
 # What each kind of stack is made of. Another type (a key of the account, metadata of the whole project, a policy in place of a
 # grant) has no rule, so it is refused until one is written.
 STORAGE_TYPES = frozenset({

@@ -1,4 +1,4 @@
-"""What stands beside a machine costs: disks, snapshots, addresses, NAT, the bucket.
+"""What stands beside a machine costs: disks, snapshots, images, addresses, NAT, the bucket.
 
 List prices of us-central1 from general knowledge: they were not looked up, other regions cost up to half as much again, and
 taxes, discounts and traffic are left out. So everything that is computed from them is called an estimate, and says "about".
@@ -11,7 +11,7 @@ SOURCE = f"machines: list prices of {PRICES_OF}; disks, addresses and NAT: us-ce
 
 # US dollars per GiB and month, whether or not a VM uses the disk
 DISK_USD_PER_GIB_MONTH = {"pd-standard": 0.04, "pd-balanced": 0.10, "pd-ssd": 0.17}
-SNAPSHOT_USD_PER_GIB_MONTH = 0.05
+SNAPSHOT_USD_PER_GIB_MONTH, IMAGE_USD_PER_GIB_MONTH = 0.05, 0.05
 BUCKET_USD_PER_GIB_MONTH = 0.020  # standard storage; an earlier version of an object costs the same as the object
 
 # US dollars per hour

@@ -7,9 +7,12 @@ from infra.machine_types import region_of
 from infra.outputs import MachineOutputs
 from infra.policy import BUCKET, INSTANCE
 from infra.preflight import preflight
+from infra.prices import HOURS_PER_MONTH, disk_usd_per_month, nat_usd_per_hour
 from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
-from infra.stack_config import PROJECT, MachineSettings
+from infra.stack_config import PROJECT, UNUSED_MINUTES, MachineSettings
+from infra.sweep import billed, delete, found, is_of
+from infra.sweep_table import beside
 
 
 def rent(engine: Engine, allow_replace: bool) -> None:
@@ -29,9 +32,42 @@ def rent(engine: Engine, allow_replace: bool) -> None:
     if not isinstance(settings, MachineSettings):
         _up(engine)
         return
-    print(f"about ${settings.price:.2f} an hour while it runs; the cloud ends it after {settings.max_run_seconds / 3600:g} hours")
+    _say_what_costs(settings, engine.stack, came_before)
     _up_somewhere(engine, settings, movable=not came_before)
     _look_at_what_came(engine)
+
+
+def _say_what_costs(settings: MachineSettings, stack: str, came_before: bool) -> None:
+    """What forgetting the machine would cost, and what else costs money in the project now.
+
+    Raises: Refused if there is a VM of its name that Pulumi does not know of.
+    """
+    hours = settings.max_run_seconds / 3600
+    print(
+        f"about ${settings.price:.2f} an hour while it runs. If you forget it: it powers itself off {UNUSED_MINUTES} minutes after "
+        f"its boot if nothing was bootstrapped, and the cloud ends it after {hours:g} hours (${settings.price * hours:.2f}); what "
+        f"is left then costs about ${left_usd_per_month(settings):.0f} a month until ./fab down --stack {stack}"
+    )
+    everything = found(settings.project)
+    there = [item for item, _ in everything if item.kind == "VM" and item.name == f"{PROJECT}-{stack}"]
+    if there and not came_before:
+        raise Refused(
+            f"{there[0].name} is there already ({there[0].place}, {there[0].status}), but not in this Pulumi state, which may be "
+            f"lost, or on another laptop. To bring its results to the bucket and remove it: ./fab down --stack {stack}; or give "
+            "your stack another name"
+        )
+    for line in beside(item for item, resource in everything if not is_of(stack, item, resource)):
+        print(line)
+
+
+def left_usd_per_month(settings: MachineSettings) -> float:
+    """What a machine costs that has been ended by the cloud or by itself: its disks, and the NAT.
+
+    Units: US dollars a month.
+    """
+    boot = disk_usd_per_month(settings.boot_disk_type, settings.boot_disk_gib) or 0.0
+    data = disk_usd_per_month(settings.data_disk_type, settings.data_disk_gib) or 0.0
+    return data + boot * (settings.termination_action == "STOP") + nat_usd_per_hour(1) * HOURS_PER_MONTH * (settings.ssh == "iap")
 
 
 def _refuse_a_loss(plan: Plan, stack: str) -> None:
@@ -147,13 +183,24 @@ def vm_status(machine: MachineOutputs) -> str | None:
     return str(vm["status"])
 
 
-def give_back(engine: Engine) -> None:
-    """`pulumi destroy`.
+def give_back(engine: Engine, machine: MachineOutputs | None = None) -> None:
+    """`pulumi destroy`; and what that does not know of a machine goes by its labels and names.
 
-    Raises: Refused for a stack that stays; Failed where the engine could not.
+    Raises: Refused for a stack that stays; Failed where the engine or the cloud could not.
     """
-    if not engine.exists():
+    is_known = engine.exists() and engine.holds(INSTANCE)
+    if engine.exists():
+        _destroy(engine)
+    if machine is None or is_known:
         return
+    stack = machine.name.removeprefix(f"{PROJECT}-")
+    made = [item for item in billed(machine.project, stack) if item.ours and item.kind not in ("address", "snapshot", "image")]
+    if made:
+        print(f"not in this Pulumi state: {', '.join(f'{item.kind} {item.name}' for item in made)}: deleting them", flush=True)
+        delete(made)
+
+
+def _destroy(engine: Engine) -> None:
     if engine.holds(BUCKET):
         bucket = engine.outputs().get("bucket", "BUCKET")
         raise Refused(

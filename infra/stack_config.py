@@ -15,9 +15,14 @@ from infra.refusal import Refused
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
 
 PROJECT = "incubator"
+# Google's label keys know no dots or slashes: the prefix is the namespace. The bucket's name is the world's only one, so it tells
+# one installation from another in a project, also on a second laptop and with Pulumi's state lost.
+BUCKET_LABEL, STACK_LABEL = f"{PROJECT}-bucket", f"{PROJECT}-stack"
 # What is deleted or overwritten in the bucket can be restored for so many days, and is paid for so long. A checkpoint's files are
 # large, and a newer checkpoint takes their place.
 UNDO_DAYS, CHECKPOINT_UNDO_DAYS = 7, 1
+UNUSED_MINUTES = 60
+"""So long after a boot a machine on which nothing was bootstrapped powers itself off (infra/startup.sh)."""
 IMAGE_PROJECT = "deeplearning-platform-release"
 IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
 # Pinned: a family moves on, and a moved image would be another machine. Seen READY on 2026-09-19.
@@ -124,8 +129,8 @@ class Settings(BaseModel):
     run: Label = Field(default="none", description="label: what it is rented for")
 
     def labels(self, stack: str) -> dict[str, str]:
-        """What everything of the stack is labelled with; `fab sweep` finds it by them, whatever became of Pulumi's state."""
-        return {"project": PROJECT, "stack": stack, "owner": self.owner, "run": self.run}
+        """What everything of the stack is labelled with, besides the bucket: a sweep finds it by them."""
+        return {STACK_LABEL: stack, "owner": self.owner, "run": self.run}
 
 
 class StorageSettings(Settings):

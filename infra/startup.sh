@@ -1,12 +1,30 @@
 #!/bin/bash
-# Runs as root at every boot: mounts the data disk, then calls what wants to go on after a reboot.
-# The disk is formatted only if it is blank; INCUBATOR_DISK and INCUBATOR_MOUNT are for tests.
+# Runs as root at every boot: guards against a machine that is forgotten, mounts the data disk, then calls what wants to go on
+# after a reboot. The disk is formatted only if it is blank; INCUBATOR_... are for tests.
 set -eu
 disk=${INCUBATOR_DISK:-/dev/disk/by-id/google-data}
 mount=${INCUBATOR_MOUNT:-/mnt/data}
 hook=$mount/incubator/boot-hook
 
 say() { echo "incubator: $*"; }
+
+# Powers the machine off when for so many minutes nothing was bootstrapped and nobody was logged in over SSH. What is bootstrapped
+# has an idle guard of its own. A session of sshd is called `sshd: NAME@pts/0`; its listener and its helpers have a [ in their title.
+off_if_unused() {
+    local hook=$1 minutes=$2 proc=$3 unused=0
+    while [ "$unused" -lt "$minutes" ]; do
+        sleep 60
+        [ -e "$hook" ] && return
+        unused=$((unused + 1))
+        if grep -zqE '^sshd(-session)?: [^][ /]+(@[^][ ]*)? *$' "$proc"/[0-9]*/cmdline 2>/dev/null; then unused=0; fi
+    done
+    echo "incubator: nothing was bootstrapped within $minutes minutes: power off"
+    until shutdown -h now; do sleep 60; done
+}
+# Before anything can fail, and as a unit of its own: it outlives this script.
+systemd-run --quiet --collect --unit=incubator-unused \
+    bash -c "$(declare -f off_if_unused); off_if_unused $hook ${INCUBATOR_UNUSED_MINUTES:-60} ${INCUBATOR_PROC:-/proc}" ||
+    say "there is no guard against a machine that is forgotten"
 
 for _ in $(seq 60); do
     [ -e "$disk" ] && break

@@ -6,14 +6,18 @@ from invoke.context import Context
 from invoke.tasks import task
 
 from infra.cost import cost as cost_of
-from infra.engine import Engine, project_of
+from infra.engine import Engine
+from infra.lost_state import machine_without_state
 from infra.outputs import MachineOutputs
+from infra.policy import BUCKET
 from infra.preflight import preflight as check_beforehand
 from infra.prices import BUCKET_USD_PER_GIB_MONTH
 from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import rent
-from infra.stack_config import UNDO_DAYS, MachineSettings, check_stack_name
-from infra.sweep import billed, delete, table
+from infra.stack_config import PROJECT, UNDO_DAYS, MachineSettings, check_stack_name
+from infra.stack_files import project_of
+from infra.sweep import RUNNING, Billed, delete, found, is_of
+from infra.sweep_table import table
 
 STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)"}
 
@@ -55,7 +59,8 @@ def cost(c: Context, stack: str | None = None, until: str | None = None) -> None
             f"stack {engine.stack} is no machine: its bucket costs about {BUCKET_USD_PER_GIB_MONTH:.2f} dollars a GiB and month, "
             f"and what was deleted or overwritten in the last {UNDO_DAYS} days as much (accepted: a stack of a machine, such as l4)"
         )
-    print(cost_of(settings.project, engine.stack, datetime.now(UTC), _day(until), settings.usd_per_hour))
+    called = str(engine.outputs().get("name", "")).removeprefix(f"{PROJECT}-") or engine.stack  # after `pulumi stack rename`
+    print(cost_of(settings.project, called, datetime.now(UTC), _day(until), settings.usd_per_hour))
 
 
 def _day(text: str | None) -> datetime | None:
@@ -72,36 +77,66 @@ def _day(text: str | None) -> datetime | None:
     help={
         "stack": "only what belongs to this stack, such as l4 (default: everything of the project)",
         "project": "project of Google Cloud, such as my-cells (default: the one of the stack)",
-        "delete": "delete what was found, after a question (default: list it)",
+        "delete": "delete what was found, after a question; never what is not of this installation (default: list it)",
+        "without-sync": "with --delete: also machines that run, whatever is on their disks (default: these stay)",
     }
 )
 @plain_refusals
-def sweep(c: Context, stack: str | None = None, project: str | None = None, delete: bool = False) -> None:
-    """List what still costs money in Google Cloud, by its labels, not by Pulumi's state. Exit code 1 if anything does.
+def sweep(
+    c: Context, stack: str | None = None, project: str | None = None, delete: bool = False, without_sync: bool = False
+) -> None:
+    """List what still costs money in Google Cloud, by labels and names, not by Pulumi's state. Exit code 1 if anything does.
 
     Example: ./fab sweep --delete
     """
     if stack is not None:
         check_stack_name(stack)
-    sweep_up(project or project_of(stack), stack, delete)
+    if without_sync and not delete:
+        raise Refused("--without-sync has no effect without --delete")
+    sweep_up(project or project_of(stack), stack, delete, without_sync)
 
 
-def sweep_up(project: str, stack: str | None, and_delete: bool) -> None:
+def sweep_up(project: str, stack: str | None, and_delete: bool, without_sync: bool = False) -> None:
     """List, and on request delete, what costs money.
 
     Raises: Failed if anything is left.
     """
-    found = billed(project, stack)
-    print(table(found, stack))
-    if found and and_delete:
-        if _answer(f"Delete these {len(found)} for good, with what is on the disks? Type yes: ") != "yes":
+    items = _listed(project, stack)
+    again = f" --stack {stack}" if stack else ""
+    if and_delete and (doomed := [item for item in items if item.ours and (without_sync or not _is_held(item, items))]):
+        if _answer(f"Delete these {len(doomed)} for good, with what is on the disks? Type yes: ") != "yes":
             raise Refused("nothing was deleted")
-        delete(found)
-        found = billed(project, stack)
-        print(table(found, stack))
-    if found:
-        again = f" --stack {stack}" if stack else ""
-        raise Failed(f"{len(found)} still cost money; ./fab sweep{again} --delete removes them")
+        delete(doomed)
+        items = _listed(project, stack)
+    costly = [item for item in items if item.costs]
+    if any(item.ours for item in costly):
+        raise Failed(f"{len(costly)} still cost money; {_way_out(items, again)}")
+    if costly:
+        raise Failed(f"{len(costly)} still cost money, none of this installation: whose they are stands above")
+
+
+def _listed(project: str, stack: str | None) -> list[Billed]:
+    pairs = found(project)
+    items = [item for item, resource in pairs if stack is None or is_of(stack, item, resource)]
+    print(table(items, stack, [item for item, _ in pairs if item not in items]))
+    return items
+
+
+def _is_held(item: Billed, items: list[Billed]) -> bool:
+    """Whether it is of a machine that runs: a run may be on it whose last results are nowhere else."""
+    return item.stack in {other.stack for other in items if other.ours and other.kind == "VM" and other.status in RUNNING}
+
+
+def _way_out(items: list[Billed], again: str) -> str:
+    running = [item for item in items if item.ours and item.kind == "VM" and item.status in RUNNING]
+    held = [item for item in items if item.ours and item.costs and not _is_held(item, items)]
+    words = [f"./fab sweep{again} --delete removes them"] if held else []
+    words += [
+        f"{vm.name} runs, and a run may be on it: ./fab down --stack {vm.stack} brings its results to the bucket and removes it "
+        f"(with what is on its disk: ./fab sweep --stack {vm.stack} --delete --without-sync)"
+        for vm in running
+    ]
+    return "; ".join(words)
 
 
 def _answer(question: str) -> str:
@@ -113,6 +148,11 @@ def _answer(question: str) -> str:
 
 
 def machine_of(engine: Engine) -> MachineOutputs | None:
-    """What the stack rents, or None if it is not up."""
-    outputs = engine.outputs() if engine.exists() else {}
-    return MachineOutputs.of(outputs, engine.stack) if "instance_id" in outputs else None
+    """What the stack rents, or None if there is no VM: from Pulumi's state, and where that knows nothing from gcloud."""
+    if engine.exists():
+        outputs = engine.outputs()
+        if "instance_id" in outputs:
+            return MachineOutputs.of(outputs, engine.stack)
+        if engine.holds(BUCKET):
+            return None
+    return machine_without_state(project_of(engine.stack), engine.stack)

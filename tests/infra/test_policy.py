@@ -10,6 +10,7 @@ from infra.policy import BUCKET, BUCKET_GRANT, DISK, FIREWALL, INSTANCE, NOT_KNO
 from infra.refusal import Refused
 
 PROJECT_GRANT = "gcp:projects/iAMMember:IAMMember"
+LABELS = "incubator-bucket, incubator-stack, owner, run"
 MUTATION = """
 import pulumi
 
@@ -67,7 +68,7 @@ BROKEN = [
         "bucket: a lifecycle rule would delete results",
     ),
     Broken("storage", BUCKET, 'del props["labels"]["owner"]', "bucket: no label owner"),
-    Broken("storage", BUCKET, 'props["labels"] = pulumi.Output.from_input({})', "bucket: no label owner, project, run, stack"),
+    Broken("storage", BUCKET, 'props["labels"] = pulumi.Output.from_input({})', f"bucket: no label {LABELS}"),
     Broken("storage", SERVICE, 'props["disable_on_destroy"] = True', "would take an API from everyone in the project"),
     Broken("storage", PROJECT_GRANT, 'props["role"] = "roles/editor"', "role roles/editor is broader than training needs"),
     Broken("storage", PROJECT_GRANT, 'props["role"] = "roles/storage.objectUser"', "broader than training needs"),
@@ -81,7 +82,7 @@ BROKEN = [
         "key: no rule judges a gcp:serviceaccount/key:Key (accepted: Account, Bucket,",
     ),
     Broken("l4", DISK, 'del props["type"]', "data-disk: disk type None: g2 machines refuse the slow default"),
-    Broken("l4", DISK, 'del props["labels"]', "data-disk: no label owner, project, run, stack"),
+    Broken("l4", DISK, 'del props["labels"]', f"data-disk: no label {LABELS}"),
     Broken("l4", FIREWALL, 'props["source_ranges"] = ["0.0.0.0/0"]', "ssh: lets in 0.0.0.0/0 (accepted: IPv4 ranges of your own"),
     Broken("l4", FIREWALL, 'props["source_ranges"] = ["10.0.0.0/16", "10.1.0.0/16"]', "ssh: lets in 10.0.0.0/16, 10.1.0.0/16"),
     Broken("l4", FIREWALL, 'props["source_ranges"] = ["::ffff:0:0/96"]', "ssh: lets in ::ffff:0:0/96"),

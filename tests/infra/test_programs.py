@@ -94,7 +94,12 @@ def test_the_vm_is_what_the_settings_say(program):
     assert "metadataStartupScript" not in vm
     assert vm["metadata"]["enable-oslogin"] == "TRUE"
     assert vm["metadata"]["startup-script"] == Path("infra/startup.sh").read_text()
-    assert vm["labels"] == {"project": "incubator", "stack": "l4", "owner": "unnamed", "run": "none"}
+    assert vm["labels"] == {
+        "incubator-bucket": "demo-project-incubator",
+        "incubator-stack": "l4",
+        "owner": "unnamed",
+        "run": "none",
+    }
 
 
 def test_a_spot_vm_says_what_happens_when_it_is_taken_away(program):

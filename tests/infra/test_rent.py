@@ -35,7 +35,10 @@ def test_a_machine_comes_and_goes(stored, cloud_of, capsys):
     rent(engine, allow_replace=False)
 
     said = capsys.readouterr().out
-    assert "about $0.85 an hour while it runs; the cloud ends it after 24 hours" in said
+    assert "about $0.85 an hour while it runs. If you forget it: it powers itself off 60 minutes after its boot if nothing" in said
+    assert (
+        "the cloud ends it after 24 hours ($20.49); what is left then costs about $50 a month until ./fab down --stack l4" in said
+    )
     assert "incubator-l4 runs in us-central1-a (g2-standard-8, standard)" in said
     machine = machine_of(engine)
     assert machine is not None

@@ -8,7 +8,9 @@ import pytest
 
 from infra.machine import DATA_DEVICE, STARTUP_SCRIPT
 from infra.outputs import BOOT_HOOK, LAST_SYNC_HOOK
+from infra.stack_config import UNUSED_MINUTES
 
+MINUTES = 5
 pytestmark = pytest.mark.needs("mkfs.ext4")
 
 
@@ -25,14 +27,30 @@ class Machine:
         self.leave_tool("mount", f'echo "mount $*" >>{self.notes}; echo yes >{folder}/mounted')
         self.leave_tool("runuser", f'echo "runuser $*" >>{self.notes}; shift 3; exec "$@"')
         self.leave_tool("sleep", "exit 0")
+        self.leave_tool("systemd-run", "exit 0")
+        self.leave_tool("shutdown", f'echo "shutdown $*" >>{self.notes}')
+        self.proc = folder / "proc"
+        self.log_in("1", "/sbin/init")
 
     def leave_tool(self, name: str, script: str) -> None:
         (self.tools / name).write_text(f"#!/bin/sh\n{script}\n")
         (self.tools / name).chmod(0o755)
 
+    def let_its_guard_run(self, then: str = "exit 0") -> None:
+        """The guard runs at once, before the rest of the script; each of its minutes passes with a command."""
+        self.leave_tool("systemd-run", 'while [ "$1" != bash ]; do shift; done; exec "$@"')
+        self.leave_tool("sleep", f'[ "$1" = 60 ] || exit 0\necho minute >>{self.notes}\n{then}')
+
+    def log_in(self, number: str, title: str) -> None:
+        (self.proc / number).mkdir(parents=True, exist_ok=True)
+        (self.proc / number / "cmdline").write_bytes(title.encode() + b"\0" * 3)
+
     def boot(self) -> subprocess.CompletedProcess[str]:
         path = f"{self.tools}:{os.environ['PATH']}:/usr/sbin:/sbin"
-        environment = {"PATH": path, "INCUBATOR_DISK": str(self.disk), "INCUBATOR_MOUNT": str(self.mount)}
+        environment = {"PATH": path, "INCUBATOR_DISK": str(self.disk), "INCUBATOR_MOUNT": str(self.mount)} | {
+            "INCUBATOR_PROC": str(self.proc),
+            "INCUBATOR_UNUSED_MINUTES": str(MINUTES),
+        }
         return subprocess.run(["bash", STARTUP_SCRIPT], env=environment, capture_output=True, text=True)
 
     def noted(self) -> list[str]:
@@ -135,6 +153,61 @@ def test_a_machine_without_its_disk_says_so(machine):
     assert f"there is no data disk at {machine.disk}" in done.stdout
 
 
+def test_a_machine_on_which_nothing_is_bootstrapped_powers_itself_off(machine):
+    machine.let_its_guard_run()
+    for title in (
+        "sshd: /usr/sbin/sshd -D [listener] 0 of 10-100 startups",
+        "sshd: [accepted]",
+        "sshd: ada [priv]",
+        "sshd: ada [net]",
+    ):
+        machine.log_in(str(100 + len(title)), title)  # nobody who has logged in
+
+    done = machine.boot()
+
+    assert machine.noted()[: MINUTES + 1] == ["minute"] * MINUTES + ["shutdown -h now"]
+    assert f"nothing was bootstrapped within {MINUTES} minutes: power off" in done.stdout
+
+
+def test_also_one_that_has_lost_its_disk(machine):
+    machine.let_its_guard_run()
+    machine.disk.unlink()
+
+    assert machine.boot().returncode == 1
+    assert "shutdown -h now" in machine.noted()
+
+
+@pytest.mark.parametrize("title", ["sshd: ada", "sshd: ada@pts/0", "sshd: ada@notty", "sshd-session: ada@pts/12"])
+def test_while_somebody_is_logged_in_it_stays_on(machine, title):
+    machine.log_in("4711", title)
+    leaves = f'[ "$(grep -c minute {machine.notes})" -lt 7 ] || rm -rf {machine.proc}/4711'
+    machine.let_its_guard_run(then=leaves)
+
+    machine.boot()
+
+    assert machine.noted().index("shutdown -h now") == 6 + MINUTES
+
+
+def test_what_is_bootstrapped_has_an_idle_guard_of_its_own(machine):
+    hook = machine.mount / "incubator" / "boot-hook"
+    machine.let_its_guard_run(then=f'[ "$(grep -c minute {machine.notes})" -lt 3 ] || {{ mkdir -p {hook.parent}; touch {hook}; }}')
+
+    assert machine.boot().returncode == 0
+
+    assert machine.noted().count("minute") == 3
+    assert "shutdown -h now" not in machine.noted()
+
+
+def test_the_guard_is_a_unit_of_its_own_and_without_systemd_the_boot_goes_on(machine):
+    machine.leave_tool("systemd-run", f'echo "systemd-run $1 $2 $3 $4" >>{machine.notes}; exit 1')
+
+    done = machine.boot()
+
+    assert done.returncode == 0, done.stderr
+    assert machine.noted()[0] == "systemd-run --quiet --collect --unit=incubator-unused bash"
+    assert "there is no guard against a machine that is forgotten" in done.stdout
+
+
 def test_the_script_and_the_programs_mean_the_same_disk_and_hooks():
     script = STARTUP_SCRIPT.read_text()
 
@@ -142,4 +215,5 @@ def test_the_script_and_the_programs_mean_the_same_disk_and_hooks():
     assert BOOT_HOOK == "/mnt/data/incubator/boot-hook"
     assert "${INCUBATOR_MOUNT:-/mnt/data}" in script
     assert "$mount/incubator/boot-hook" in script
+    assert f"off_if_unused $hook ${{INCUBATOR_UNUSED_MINUTES:-{UNUSED_MINUTES}}} " in script
     assert Path(LAST_SYNC_HOOK).parent == Path(BOOT_HOOK).parent

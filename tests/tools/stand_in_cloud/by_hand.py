@@ -5,7 +5,8 @@ from typing import Any
 from tests.tools.stand_in_cloud.world import DISK, INSTANCE, State
 
 ADDRESS, ROUTER, SNAPSHOT = "gcp:compute/address:Address", "gcp:compute/router:Router", "gcp:compute/snapshot:Snapshot"
-NAT = "gcp:compute/routerNat:RouterNat"
+NAT, NETWORK = "gcp:compute/routerNat:RouterNat", "gcp:compute/network:Network"
+IMAGE = "gcp:compute/image:Image"
 
 
 def put(state: State, token: str, path: str, created: str, inputs: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -24,11 +25,14 @@ def put_machine(
     created: str = "2026-11-20T04:00:00.000-08:00",
     spot: bool = False,
     public: bool = False,
+    bucket: str = "demo-project-incubator",
     **more: Any,
 ) -> dict[str, Any]:
-    """VM (24 hours at most), boot disk of 250 GiB, data disk of 200 GiB, and a NAT if there is no external address."""
+    """VM (24 hours at most), boot disk of 250 GiB, data disk of 200 GiB, its network, and a NAT if there is no external address."""
     name, region = f"incubator-{stack}", zone[:-2]
-    labels = {"project": "incubator", "stack": stack, "owner": "unnamed", "run": "none"}
+    labels = {"incubator-bucket": bucket, "incubator-stack": stack, "owner": "unnamed", "run": "none"}
+    mark = {"description": f"incubator-stack={stack} incubator-bucket={bucket}"}
+    network = put(state, NETWORK, f"global/networks/{name}", created, mark)
     data = put(
         state,
         DISK,
@@ -43,6 +47,8 @@ def put_machine(
         "bootDisk": {"autoDelete": True, "initializeParams": {"size": 250, "type": "pd-balanced", "labels": labels}},
         "attachedDisks": [{"source": data["id"], "deviceName": "data"}],
         "networkInterfaces": [{"accessConfigs": [{"networkTier": "PREMIUM"}] if public else []}],
+        "serviceAccount": {"email": f"incubator-training@{state['project']}.iam.gserviceaccount.com"},
+        "metadata": {"enable-oslogin": "TRUE"},
         "scheduling": {
             "provisioningModel": "SPOT" if spot else "STANDARD",
             "preemptible": spot,
@@ -54,7 +60,7 @@ def put_machine(
     boot = {"size": 250, "type": "pd-balanced", "zone": zone, "labels": labels}
     put(state, DISK, f"zones/{zone}/disks/{name}", created, boot, boot_of=vm["id"])
     if not public:
-        put(state, ROUTER, f"regions/{region}/routers/{name}-router", created, {"region": region})
+        put(state, ROUTER, f"regions/{region}/routers/{name}-router", created, {"region": region, "network": network["id"]})
         put(
             state,
             NAT,

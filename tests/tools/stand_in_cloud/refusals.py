@@ -260,7 +260,7 @@ def refuse_delete(state: State, record: Values) -> None:
         raise Refused(words("deletion-protection", name=record["inputs"]["name"]))
     if token == rules.BUCKET and state["bucket_objects"].get(key) and not record["inputs"].get("forceDestroy"):
         raise Refused(words("bucket-not-empty", bucket=key))
-    users = _users_of_disk(state, key) if token == DISK else list(_users(state, key))
+    users = _users_of_disk(state, key) if token == DISK else list(users_of_network(state, key))
     if users:
         message = words("in-use", called=called.lower(), key=key, user=users[0])
         raise OperationFailed(
@@ -268,7 +268,7 @@ def refuse_delete(state: State, record: Values) -> None:
         )
 
 
-def _users(state: State, key: str) -> Iterator[str]:
+def users_of_network(state: State, key: str) -> Iterator[str]:
     """What stands in a network, a subnetwork or a router's name."""
     for other in state["resources"].values():
         inputs = other["inputs"]

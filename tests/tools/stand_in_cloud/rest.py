@@ -21,6 +21,7 @@ import pytest
 
 from tests.tools.programs import require
 from tests.tools.stand_in_cloud import rest_resources as resources
+from tests.tools.stand_in_cloud.refusals import users_of_network
 from tests.tools.stand_in_cloud.world import REGIONS, State, World, now, usage
 
 ZONES = [f"{region}-{letter}" for region in REGIONS for letter in ("bcd" if region in ("us-east1", "europe-west1") else "abc")]
@@ -216,7 +217,8 @@ def _image(world: World, at: dict[str, str], query: dict[str, str], body: bytes)
 
 def _images(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     images = world.read()["images"].get(at["project"], [])
-    return {"kind": "compute#imageList", "items": [image for image in images if _passes(image, query)]}
+    own = [item for _, item in resources.all_of(world.read(), "images")] if at["project"] == world.read()["project"] else []
+    return {"kind": "compute#imageList", "items": [image for image in (*images, *own) if _passes(image, query)]}
 
 
 def _passes(item: dict[str, Any], query: dict[str, str]) -> bool:
@@ -241,10 +243,11 @@ def _aggregated(world: World, at: dict[str, str], query: dict[str, str], body: b
     return {"kind": "compute#aggregatedList", "items": items}
 
 
-def _snapshots(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
-    state = world.read()
-    _admit(state, at["project"], "compute", "compute.snapshots.list")
-    return {"kind": "compute#snapshotList", "items": [item for _, item in resources.all_of(state, "snapshots")]}
+def _global(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, collection = world.read(), at["collection"]
+    _admit(state, at["project"], "compute", f"compute.{collection}.list")
+    kind = f"compute#{collection.removesuffix('s')}List"
+    return {"kind": kind, "items": [item for _, item in resources.all_of(state, collection)]}
 
 
 def _one(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
@@ -263,9 +266,10 @@ def _delete(world: World, at: dict[str, str], query: dict[str, str], body: bytes
         item = next((item for scope, item in resources.all_of(state, at["collection"]) if item["selfLink"].endswith(path)), None)
         if item is None:
             raise _missing(path)
-        if at["collection"] in ("disks", "addresses") and item.get("users"):
+        users = [user.partition("/v1/")[2] for user in item.get("users", [])] or [*users_of_network(state, path)]
+        if at["collection"] in ("disks", "addresses", "networks", "subnetworks") and users:
             kind = at["collection"].removesuffix("s").removesuffix("e")
-            message = f"The {kind} resource '{path}' is already being used by '{item['users'][0].partition('/v1/')[2]}'"
+            message = f"The {kind} resource '{path}' is already being used by '{users[0]}'"
             raise Sorry(400, "INVALID_ARGUMENT", "resourceInUseByAnotherResource", message)
         resources.remove(state, at["collection"], path)
         operation = _done(at, path, f"operation-{len(state['operations']) + 1}-delete")
@@ -341,7 +345,8 @@ def _token(world: World, at: dict[str, str], query: dict[str, str], body: bytes)
 TOKEN = "the-token-of-the-stand-in"
 Face = Callable[[World, dict[str, str], dict[str, str], bytes], dict[str, Any]]
 COMPUTE = r"/compute/v1/projects/(?P<project>[\w-]+)"
-ONE = SCOPE + r"/(?P<collection>instances|disks|addresses|snapshots|routers)/(?P<name>[\w-]+)"
+COLLECTIONS = "instances|disks|addresses|snapshots|routers|images|networks|subnetworks|firewalls"
+ONE = SCOPE + rf"/(?P<collection>{COLLECTIONS})/(?P<name>[\w-]+)"
 ROUTES: list[tuple[str, str, Face]] = [
     ("GET", COMPUTE, _project),
     ("GET", rf"{COMPUTE}/regions/(?P<region>[\w-]+)", _region),
@@ -351,7 +356,7 @@ ROUTES: list[tuple[str, str, Face]] = [
     ("GET", rf"{COMPUTE}/global/images", _images),
     ("GET", rf"{COMPUTE}/aggregated/(?P<collection>instances|disks|addresses|routers)", _aggregated),
     ("GET", rf"{COMPUTE}/aggregated/operations", _operations),
-    ("GET", rf"{COMPUTE}/global/snapshots", _snapshots),
+    ("GET", rf"{COMPUTE}/global/(?P<collection>snapshots|networks|firewalls)", _global),
     ("GET", rf"{COMPUTE}/{ONE}", _one),
     ("DELETE", rf"{COMPUTE}/{ONE}", _delete),
     ("GET", rf"{COMPUTE}/{SCOPE}/operations/(?P<name>[\w-]+)", _wait),

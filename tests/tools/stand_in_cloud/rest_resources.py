@@ -14,6 +14,10 @@ TOKENS = {
     "addresses": "gcp:compute/address:Address",
     "snapshots": "gcp:compute/snapshot:Snapshot",
     "routers": "gcp:compute/router:Router",
+    "images": "gcp:compute/image:Image",
+    "networks": "gcp:compute/network:Network",
+    "subnetworks": "gcp:compute/subnetwork:Subnetwork",
+    "firewalls": "gcp:compute/firewall:Firewall",
 }
 NAT = "gcp:compute/routerNat:RouterNat"
 
@@ -90,6 +94,10 @@ def _instance(state: State, record: Record, scope: str) -> Record:
             _interface(given) for given in record["outputs"].get("networkInterfaces") or inputs.get("networkInterfaces") or []
         ],
     }
+    if account := inputs.get("serviceAccount"):
+        instance["serviceAccounts"] = [{"email": account["email"], "scopes": account.get("scopes", [])}]
+    if metadata := inputs.get("metadata"):
+        instance["metadata"] = {"items": [{"key": key, "value": value} for key, value in metadata.items()]}
     for key in ("lastStopTimestamp", "resourceStatus"):
         if key in record:
             instance[key] = record[key]
@@ -156,7 +164,32 @@ def _address(state: State, record: Record, scope: str) -> Record:
 
 def _snapshot(state: State, record: Record, scope: str) -> Record:
     size = int(record["inputs"].get("diskSizeGb") or 10)
-    return {"diskSizeGb": str(size), "storageBytes": str(record.get("storageBytes", size * 2**30)), "status": "READY"}
+    stored = str(record.get("storageBytes", size * 2**30))
+    return {"diskSizeGb": str(size), "storageBytes": stored, "status": "READY"} | _source(record)
+
+
+def _image(state: State, record: Record, scope: str) -> Record:
+    size = int(record["inputs"].get("diskSizeGb") or 10)
+    return {"diskSizeGb": str(size), "archiveSizeBytes": str(size * 2**30), "status": "READY"} | _source(record)
+
+
+def _source(record: Record) -> Record:
+    source = record["inputs"].get("sourceDisk")
+    return {"sourceDisk": link(source)} if source else {}
+
+
+def _network(state: State, record: Record, scope: str) -> Record:
+    subnets = [
+        link(f"projects/{state['project']}/{_scope(subnet)}/subnetworks/{_name(subnet)}")
+        for subnet in state["resources"].values()
+        if subnet["type"] == TOKENS["subnetworks"] and _last(subnet["inputs"]["network"]) == _name(record)
+    ]
+    description = record["inputs"].get("description")
+    return {"subnetworks": subnets} | ({"description": description} if description else {})
+
+
+def _in_network(state: State, record: Record, scope: str) -> Record:
+    return {"network": link(f"projects/{state['project']}/global/networks/{_last(record['inputs']['network'])}")}
 
 
 def _router(state: State, record: Record, scope: str) -> Record:
@@ -165,7 +198,17 @@ def _router(state: State, record: Record, scope: str) -> Record:
         for nat in state["resources"].values()
         if nat["type"] == NAT and _last(nat["inputs"]["router"]) == _name(record)
     ]
-    return {"network": str(record["inputs"].get("network", "")), **({"nats": nats} if nats else {})}
+    return _in_network(state, record, scope) | ({"nats": nats} if nats else {})
 
 
-_FACES = {"instances": _instance, "disks": _disk, "addresses": _address, "snapshots": _snapshot, "routers": _router}
+_FACES = {
+    "instances": _instance,
+    "disks": _disk,
+    "addresses": _address,
+    "snapshots": _snapshot,
+    "routers": _router,
+    "images": _image,
+    "networks": _network,
+    "subnetworks": _in_network,
+    "firewalls": _in_network,
+}

@@ -1,0 +1,59 @@
+"""The stacks' files as they lie in configs/stacks: what is known of an installation when Pulumi or its state is gone."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from infra.outputs import project_root
+from infra.refusal import Refused
+from infra.stack_config import PROJECT
+
+
+def stack_names() -> list[str]:
+    """The stacks that have a file of settings here."""
+    return sorted(file.name.split(".")[1] for file in folder().glob("Pulumi.*.yaml"))
+
+
+def folder() -> Path:
+    """Where the files lie."""
+    return project_root() / "configs" / "stacks"
+
+
+def told_by(stack: str) -> dict[str, Any]:
+    """The settings in a stack's file; none where there is no file.
+
+    Raises: Refused if it cannot be read.
+    """
+    file = folder() / f"Pulumi.{stack}.yaml"
+    try:
+        config = (yaml.safe_load(file.read_text()) or {}).get("config") or {}
+        return {str(key): value for key, value in config.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError, AttributeError) as error:
+        raise Refused(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
+
+
+def project_of(stack: str | None) -> str:
+    """The GCP project of a stack, or of all, read from their files: Pulumi and its state may be gone.
+
+    Raises: Refused if no file names one, or if they name several.
+    """
+    told = {name: told_by(name).get("gcp:project") for name in stack_names()}
+    projects = sorted({str(project) for name, project in told.items() if project and stack in (None, name)}) or sorted(
+        {str(project) for project in told.values() if project}
+    )
+    if len(projects) != 1:
+        raise Refused(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")
+    return projects[0]
+
+
+def our_buckets(project: str) -> frozenset[str]:
+    """The buckets of this installation in a project: those that the files of its storage stacks name, or the usual one.
+
+    A bucket's name is the world's only one, so it says whose a machine is: it stands in a label of everything that is rented.
+    """
+    files = [told_by(name) for name in stack_names()]
+    storage = [told for told in files if told.get(f"{PROJECT}:kind") == "storage" and told.get("gcp:project", project) == project]
+    return frozenset(str(told.get(f"{PROJECT}:bucket") or f"{project}-{PROJECT}") for told in storage or [{}])
