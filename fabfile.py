@@ -3,15 +3,16 @@
 from invoke.context import Context
 from invoke.tasks import task
 
-from bootstrap.last_sync import last_sync
+from bootstrap.last_sync import last_sync, not_proven
 from bootstrap.tasks import bench, bootstrap, check, demo, lock, logs, pull, status, stop, train
 from infra.engine import Engine
 from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused, plain_refusals
-from infra.rent import give_back, vm_status
+from infra.rent import give_back
 from infra.stack_files import project_of
 from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
+from infra.vm import vm_of
 
 __all__ = [
     "bench", "bootstrap", "check", "cost", "demo", "down", "lock", "logs", "preflight", "pull", "status", "stop", "sweep", "train",
@@ -61,17 +62,19 @@ def _seconds(text: str) -> int:
 
 
 def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> None:
-    """Refused unless the machine says that all is in the bucket: its disk may hold what is nowhere else."""
-    status = vm_status(machine)
-    if status == "RUNNING":
+    """Refused unless all is in the bucket, as the machine says, or, if it is off, as its last word and the bucket prove."""
+    vm = vm_of(machine)
+    if vm is not None and vm.is_on:
         wrong = last_sync(machine, seconds)
-    elif status is None:
-        wrong = f"the VM is gone, its data disk may not be; for a VM to it: ./fab up --stack {stack}"
+        way = "A run that was under way has ended with a checkpoint: ./fab train goes on with it. More time: --seconds 3600"
+    elif vm is None:
+        wrong = "the VM is gone, its data disk may not be"
+        way = f"For a VM to it: ./fab up --stack {stack}, then ./fab down --stack {stack}"
     else:
-        wrong = f"the VM is {status}; to start it: gcloud compute instances start {machine.name} {machine.place}"
+        wrong = not_proven(machine, vm.started)
+        way = f"The VM is {vm.status}. To start it, so that it brings the rest: {machine.start}; then ./fab down --stack {stack}"
     if wrong:
         raise Refused(
             f"{machine.name} has not brought all its results ({wrong}). Nothing was destroyed; what is not in {machine.bucket} "
-            "would be lost. A run that was under way has ended with a checkpoint: ./fab train goes on with it. More time: "
-            f"--seconds 3600. To destroy all the same: ./fab down --stack {stack} --without-sync"
+            f"would be lost. {way}. To destroy all the same: ./fab down --stack {stack} --without-sync"
         )

@@ -1,5 +1,6 @@
 """From a bare machine to one that trains: facts, the gate, then the steps that are not done yet."""
 
+import json
 import os
 import shlex
 import time
@@ -11,8 +12,10 @@ from bootstrap import facts as machine_facts
 from bootstrap import hooks
 from bootstrap.apply import apply, shown
 from bootstrap.connection import Host
+from bootstrap.data import brought, files_of, record_name
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
+from bootstrap.shippable import a_few
 from bootstrap.shipping import Code, code, sha256_of, uv_binary
 from bootstrap.steps import LocalData, Wanted, idle_minutes_of, steps
 from bootstrap.tokens import env_file, tokens
@@ -25,7 +28,8 @@ class Here:
     """What is to be copied from this laptop, or downloaded by the machine; judged before any machine is asked."""
 
     project: Code
-    local: tuple[Local, ...]
+    local: tuple[tuple[Path, tuple[str, ...]], ...]
+    """Each with the names of its files."""
     sources: str
     """JSON of the data that the machine downloads; empty if there are none."""
     tokens: str
@@ -37,8 +41,9 @@ class Here:
         Raises: Refused or Failed, with what stands in the way.
         """
         local, sources = _planned(data)
+        files = tuple((Path(os.path.abspath(each.path)), files_of(Path(each.path))) for each in local)  # a linked folder stays one
         project = code()
-        return cls(project, local, sources, env_file(tokens(project.folder)))
+        return cls(project, files, sources, env_file(tokens(project.folder)))
 
 
 def bootstrap(host: Host, here: Here, swap_gib: int | None, idle_minutes: int | None, dry_run: bool) -> None:
@@ -104,9 +109,15 @@ def _wanted(
         swap_gib=swap_gib,
         idle_minutes=idle_minutes_of(facts, idle_minutes) if rented else None,
         has_startup_script=rented,
-        local_data=tuple(_local(host, facts, project.folder, Path(each.path)) for each in here.local),
+        place=_place(host) if rented else "",
+        local_data=tuple(_local(host, facts, project.folder, source, files) for source, files in here.local),
         sources=sources if sources and _is_outstanding(host, facts, project, sources) else "",
     )
+
+
+def _place(host: Host) -> str:
+    """What machine.json holds (training/supervision/last_word.py reads it)."""
+    return json.dumps({"format": 1, "name": host.machine.label, "bucket": host.machine.bucket}) if host.machine.bucket else ""
 
 
 def _code_changes(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
@@ -142,9 +153,8 @@ def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: S
         )
 
 
-def _local(host: Host, facts: Facts, project: Path, source: Path) -> LocalData:
+def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[str, ...]) -> LocalData:
     """Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/."""
-    source = Path(os.path.abspath(source))  # a linked folder keeps its place too
     project = Path(os.path.abspath(project))
     if project.is_relative_to(source):
         raise Refused(f"--data: {source}: holds the project itself (accepted: a folder of data, such as data/screen)")
@@ -153,15 +163,20 @@ def _local(host: Host, facts: Facts, project: Path, source: Path) -> LocalData:
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
     )
     to = str(place) if place.parts[:1] in (("data",), ("runs",)) else f"code/{place}"
+    record = record_name(to, source)
+    known = brought(host, facts, record).get(to)
+    gone = tuple(sorted((known or set()) - set(files)))
+    if gone and facts.living:
+        raise Refused(
+            f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would remove {len(gone)} files of "
+            f"{to} under it ({a_few(gone)}), which are gone here; end it first: ./fab stop"
+        )
+    record = "" if known == set(files) else record
     if not facts.folders:
-        return LocalData(source, to, _number_of_files(source))
+        return LocalData(source, to, len(files), files, gone, record)
     words = ("-rLtz", "--dry-run", "--itemize-changes")
     changed = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
-    return LocalData(source, to, sum(line.startswith("<f") for line in changed.splitlines()))
-
-
-def _number_of_files(source: Path) -> int:
-    return sum(path.is_file() for path in source.rglob("*")) if source.is_dir() else 1
+    return LocalData(source, to, sum(line.startswith("<f") for line in changed.splitlines()), files, gone, record)
 
 
 def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bool:

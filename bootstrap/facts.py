@@ -43,6 +43,7 @@ say folders "$(cd "$root" 2>/dev/null && ls -d code data runs jobs cache 2>/dev/
 say links "$(readlink "$root/code/data" 2>/dev/null) $(readlink "$root/code/runs" 2>/dev/null)"
 say tokens "$(stat -c %a "$root/env" 2>/dev/null) $(sum "$root/env")"
 say hooks "$(sum "$root/boot-hook") $(sum "$root/last-sync")"
+say place "$(sum "$root/machine.json")"
 say swapfile_kib "$(du -k --apparent-size "$root/swapfile" 2>/dev/null | cut -f 1)"
 [ "$(has crontab)" ] && crontab -l 2>/dev/null | grep -qF "$root/boot-hook" && say is_in_crontab yes
 for lock in "$root"/jobs/*/lock; do
@@ -73,8 +74,8 @@ Code = Annotated[int, Field(ge=0, le=255)]
 class Facts:
     """Of a machine. Texts are empty, and answers False, where there is nothing; a value that cannot be is refused.
 
-    Units: `_kib` KiB. `uv`, `code`, `tokens` (after its mode) and `hooks` (two) are SHA-256; `environment` is what `uv sync` last
-    brought, `idle` the text of idle.json or `never`, `nvidia_smi` a line a GPU: name, driver, memory.
+    Units: `_kib` KiB. `uv`, `code`, `tokens` (after its mode), `hooks` (two) and `place` are SHA-256; `environment` is what
+    `uv sync` last brought, `idle` the text of idle.json or `never`, `nvidia_smi` a line a GPU: name, driver, memory.
     """
 
     root: Root
@@ -101,6 +102,7 @@ class Facts:
     links: Line = ""
     tokens: Line = ""
     hooks: Line = ""
+    place: Line = ""
     swapfile_kib: Count = 0
     is_in_crontab: bool = False
     living: Line = ""

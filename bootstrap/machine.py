@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 from dataclasses import dataclass
+from datetime import datetime
 
 from infra.outputs import RUNS, MachineOutputs
 from infra.refusal import Failed, Refused
@@ -12,6 +13,14 @@ from infra.refusal import Failed, Refused
 HOST_VARIABLE, FOLDER_VARIABLE = "INCUBATOR_HOST", "INCUBATOR_FOLDER"
 ANY_BOX_FOLDER = "~/incubator"
 _HOST = re.compile(r"^(?:(?P<user>\w[\w.-]*)@)?(?P<address>\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)(?::(?P<port>\d+))?$", re.ASCII)
+
+
+class NotUp(Refused):
+    """The stack (None: the one that is selected) is there, and rents nothing at the moment."""
+
+    def __init__(self, message: str, stack: str | None) -> None:
+        super().__init__(message)
+        self.stack = stack
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,10 @@ class Machine:
     secrets: tuple[str, ...] = ()
     usd_per_hour: float | None = None
     machine_type: str | None = None
+    outputs: MachineOutputs | None = None
+    """What its stack says of it; None for a machine that no stack rents."""
+    ends: datetime | None = None
+    """When the cloud stops it, if Google was asked and has told."""
 
     @property
     def place(self) -> str:
@@ -108,13 +121,14 @@ def rented(outputs: MachineOutputs) -> Machine:
         secrets=outputs.secrets,
         usd_per_hour=outputs.usd_per_hour,
         machine_type=outputs.machine_type,
+        outputs=outputs,
     )
 
 
 def outputs_of(stack: str | None) -> MachineOutputs:
     """`pulumi stack output --json` of a stack: the one that is named, $PULUMI_STACK, or the one that is selected.
 
-    Raises: Refused if there is no engine, no stack, or the stack rents nothing at the moment.
+    Raises: Refused if there is no engine or no stack; NotUp if the stack rents nothing at the moment.
     """
     chosen = stack or os.environ.get("PULUMI_STACK")
     words = ["pulumi", "stack", "output", "--json", "--non-interactive", *(("--stack", chosen) if chosen else ())]
@@ -130,4 +144,8 @@ def outputs_of(stack: str | None) -> MachineOutputs:
             f"which machine? {' '.join(said.split())} (accepted: --stack NAME, the one that `pulumi stack select` chose, or "
             "--host user@host)"
         )
-    return MachineOutputs.of(json.loads(done.stdout or "{}"), chosen or "that is selected")
+    values = json.loads(done.stdout or "{}")
+    try:
+        return MachineOutputs.of(values, chosen or "that is selected")
+    except Refused as refusal:
+        raise NotUp(str(refusal), chosen) from None

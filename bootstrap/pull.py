@@ -6,14 +6,14 @@ Neither the machine nor the bucket is trusted: what they name may only be a regu
 import re
 import shlex
 import shutil
-import sys
 import time
 from pathlib import Path
 
 from bootstrap.connection import Host, Vanished
 from bootstrap.folder import beginning_of, folder_for, refuse_other, remove_foreign
+from bootstrap.off import ask_bucket, on_this_laptop
 from bootstrap.runs import job_of
-from bootstrap.streams import capture, show
+from bootstrap.streams import show
 from infra.refusal import Failed, Refused
 from training.untrusted import single_name
 
@@ -62,13 +62,18 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
 def pull_from_bucket(bucket: str, name: str | None, into: Path) -> Path:
     """The same from the bucket: the machine may be gone.
 
-    Raises: Refused without a name, or if the bucket has no such run, naming those that it has; Refused or Failed as what does it.
+    Without a name it is the only run of the bucket.
+
+    Raises: Refused if that is none, naming those that the bucket has; Refused or Failed as what does it.
     """
     if name is None:
-        raise Refused(f"--bucket {bucket}: which run? --run NAME (in the bucket: {_runs_in(bucket)})")
+        known = _runs_in(bucket)
+        if known == "none" or ", " in known:
+            raise Refused(f"{bucket}: which run? --run NAME (in the bucket: {known})")
+        name = known
     target = folder_for(into, single_name(name, "--run"))
     start = time.monotonic()
-    code = show(_supervision(into, "pull", bucket, name, str(target), "--all")).code
+    code = show(on_this_laptop("pull", bucket, name, str(target), "--all", root=into)).code
     if code == 2 and name not in (known := _runs_in(bucket)).split(", "):
         raise Refused(f"{bucket}: has no run {name} (in the bucket: {known})")
     if code:
@@ -118,19 +123,11 @@ def _bring(host: Host, source: str, target: Path) -> None:
 
 def _verify(target: Path) -> None:
     """Raises: Failed if a checkpoint that was brought has not the files of its manifest."""
-    if show(_supervision(target, "verify", str(target))).code:
+    if show(on_this_laptop("verify", str(target), root=target)).code:
         raise Failed(f"{target}: not all of it is as it was written (see above); remove what is named there, and pull again")
 
 
 def _runs_in(bucket: str) -> str:
     """Names of the runs of a bucket, as a part of a message."""
-    answer = capture(_supervision(Path(), "runs", bucket))
-    if answer.code:
-        raise (Refused if answer.code == 2 else Failed)(answer.err.strip().removeprefix("refused: ").removeprefix("failed: "))
-    names = [single_name(name, bucket) for name in answer.out.split("\n") if name]
+    names = [single_name(name, bucket) for name in ask_bucket("runs", bucket).split("\n") if name]
     return ", ".join(names) or "none"
-
-
-def _supervision(root: Path, *words: str) -> list[str]:
-    """A verb on this laptop. -P: what was pulled into the working directory is not imported."""
-    return [sys.executable, "-P", "-m", "training.supervision", "--root", str(root), *words]

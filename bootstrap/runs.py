@@ -6,6 +6,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
@@ -13,9 +14,10 @@ from uuid import uuid4
 from bootstrap import facts as machine_facts
 from bootstrap import hooks
 from bootstrap.connection import Host, in_a_line
+from bootstrap.data import compare
 from bootstrap.facts import Facts
 from bootstrap.shipping import code
-from bootstrap.table import table
+from bootstrap.table import limit_lines, table
 from bootstrap.verbs import ask_verb, show_verb, update_advice
 from infra.refusal import Failed, Refused
 from training.config import RunConfig
@@ -26,6 +28,7 @@ from training.supervision.report import JobStatus, Status, from_json
 
 PUSH_SECONDS = 60
 WATCH_SECONDS = 10
+ESTIMATE_SECONDS = 20
 ROOT = Path(__file__).parent.parent
 _BUCKET = re.compile(r"gs://[a-z0-9][\w.-]+[a-z0-9](/[^/\s]+)*/?|file:///\S.*")
 
@@ -43,6 +46,7 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
         raise Refused(
             f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
         )
+    compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
     there = _status(host, facts)
     known = _refuse_living(host, there, config.name)
     bucket = bucket or host.machine.bucket or _known_bucket(host, known)
@@ -75,10 +79,24 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
 def _started(host: Host, facts: Facts, name: str, bucket: str | None) -> str:
     """What became of a start whose first step is done; a short run has finished by now."""
     where = f"its results go to {bucket}/runs/{name}" if bucket else "no bucket: its results stay on that machine"
-    job = next((job for job in _status(host, facts).jobs if job.name == name), None)
+    job = _estimated(host, facts, name)
     if job is not None and "finished" in (job.phase, job.reason):
         return f"{name} has finished on {host.machine.label}; {where}\nlook: ./fab status; its results to this laptop: ./fab pull"
-    return f"{name} trains on {host.machine.label} and needs nobody; {where}\nlook: ./fab status, ./fab logs -f; end it: ./fab stop"
+    lines = [f"{name} trains on {host.machine.label} and needs nobody; {where}"]
+    if job is not None:
+        lines += limit_lines(job, host.machine, datetime.now(UTC))
+    return "\n".join([*lines, "look: ./fab status, ./fab logs -f; end it: ./fab stop"])
+
+
+def _estimated(host: Host, facts: Facts, name: str) -> JobStatus | None:
+    """How a run stands; where the cloud ends its VM, as soon as it can say how long it needs, which takes some steps."""
+    until = time.monotonic() + ESTIMATE_SECONDS
+    while True:
+        job = next((job for job in _status(host, facts).jobs if job.name == name), None)
+        is_known = job is None or job.supervisor_pid is None or job.eta_seconds is not None
+        if host.machine.ends is None or is_known or time.monotonic() > until:
+            return job
+        time.sleep(1)
 
 
 def validated(run: Path | None, settings: Sequence[str], bucket: str | None = None) -> RunConfig:

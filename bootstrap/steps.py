@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap import hooks
+from bootstrap.data import record_of
 from bootstrap.facts import Facts
+from bootstrap.shippable import a_few
 
 FOLDERS = ("cache", "code", "data", "jobs", "runs")
 BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
@@ -56,6 +58,12 @@ class LocalData:
     source: Path
     to: str
     changes: int
+    files: tuple[str, ...] = ()
+    """All that it has."""
+    gone: tuple[str, ...] = ()
+    """What was brought before, and is not here any more."""
+    record: str = ""
+    """Name of the record on the machine that is to be written; empty if it is right."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +92,8 @@ class Wanted:
     local_data: tuple[LocalData, ...]
     sources: str
     """JSON of the data that the machine brings itself; empty if it has them."""
+    place: str = ""
+    """JSON for machine.json: what a rented machine is called in its last word, and where that goes; empty for another."""
     code_summary: str = ""
     """Of the files that differ: how many, their size, and which git does not track."""
 
@@ -138,8 +148,7 @@ def code(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     if wanted.removed:
         yield Command(
             f"code: {len(wanted.removed)} files are gone",
-            f'cd {there} && while IFS= read -r name; do rm -f -- "$name"; rmdir -p -- "$(dirname -- "$name")"; done '
-            "2>/dev/null; true",
+            _remove_below(f"{facts.root}/code"),
             stdin="".join(f"{name}\n" for name in wanted.removed),
         )
     if wanted.code_changes:
@@ -190,12 +199,14 @@ def tokens(facts: Facts, wanted: Wanted) -> Iterator[Action]:
 
 
 def last_words(facts: Facts, wanted: Wanted) -> Iterator[Action]:
-    """The hooks, and who calls the one of boots."""
+    """The hooks, who calls the one of boots, and the name under which the machine says its last word."""
     texts = {"boot-hook": hooks.boot_hook(facts.root), "last-sync": hooks.last_sync(facts.root)}
     if facts.hooks != " ".join(hashlib.sha256(text.encode()).hexdigest() for text in texts.values()):
         for name, text in texts.items():
             file, new = _q(f"{facts.root}/{name}"), _q(f"{facts.root}/.{name}.new")
             yield Command(name, f"cat >{new} && chmod 755 {new} && mv {new} {file}", stdin=text)
+    if wanted.place and facts.place != hashlib.sha256(wanted.place.encode()).hexdigest():
+        yield Command("its name, for its last word", f"printf %s {_q(wanted.place)} >{_q(f'{facts.root}/machine.json')}")
     if not wanted.has_startup_script and facts.crontab and not facts.is_in_crontab:
         line = f"@reboot {_q(f'{facts.root}/boot-hook')}"
         yield Command("cron calls boot-hook at every boot", f"{{ crontab -l 2>/dev/null; echo {_q(line)}; }} | crontab -")
@@ -235,8 +246,21 @@ def idle_minutes_of(facts: Facts, asked: int | None) -> int | None:
 def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     """From here by rsync, from elsewhere by the machine itself."""
     for local in wanted.local_data:
+        to = f"{facts.root}/{local.to}"
+        if local.gone:
+            yield Command(
+                f"data: {len(local.gone)} files of {local.to} are gone here, and go there ({a_few(local.gone)})",
+                _remove_below(to),
+                stdin="".join(f"{name}\n" for name in local.gone),
+            )
+        if local.record:  # before the copy: one that is cut off has brought nothing that is not in it
+            file = _q(f"{facts.root}/brought/{local.record}")
+            yield Command(
+                f"data: what {local.to} has from here",
+                f"mkdir -p {_q(f'{facts.root}/brought')} && cat >{file}.new && mv {file}.new {file}",
+                stdin=record_of(local.to, local.files),
+            )
         if local.changes:
-            to = f"{facts.root}/{local.to}"
             mark = f" && touch {_q(f'{to}/{BROUGHT}')}" if local.to.startswith("runs/") else ""
             yield Command(f"folder for {local.to}", f"mkdir -p {_q(to)}{mark}")
             source = f"{local.source}/" if local.source.is_dir() else str(local.source)
@@ -245,6 +269,12 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
         file = _q(f"{facts.root}/data/.wanted.json")
         yield Command("data: what to bring", f"cat >{file}", stdin=wanted.sources)
         yield Command("data", hooks.supervision(facts.root, "fetch", f"{facts.root}/data/.wanted.json"))
+
+
+def _remove_below(folder: str) -> str:
+    """Removes the files that stand on standard input, a line each, and folders that are empty then."""
+    loop = 'while IFS= read -r name; do rm -f -- "$name"; rmdir -p -- "$(dirname -- "$name")"; done'
+    return f"cd {_q(folder)} && {loop} 2>/dev/null; true"
 
 
 def _q(text: str) -> str:

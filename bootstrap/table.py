@@ -1,23 +1,58 @@
 """`fab status` as people read it."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from bootstrap.machine import Machine
 from training.supervision.report import IdleStatus, JobStatus, MachineStatus, Status
 
+MOST_RUN_SECONDS = 120 * 86400  # what Google accepts, and infra/stack_config.py
 HEADS = ("run", "state", "step", "loss", "cells/s", "waits for data", "left", "checkpoint", "in the bucket", "restarts", "cost")
 
 
 def table(status: Status, machine: Machine) -> str:
     """A row a run, then what there is to say of some, then the machine. Texts of the machine were escaped when they were read."""
-    rows = [HEADS, *(_row(job, machine) for job in status.jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = runs_table(status.jobs, machine.usd_per_hour)
     if not status.jobs:
         lines = [f"{machine.label}: no run yet; start one: ./fab train --run RUN.yaml"]
-    notes = [note for job in status.jobs for note in _notes(job)]
-    return "\n".join([*lines, *notes, _machine(status.machine, machine, _time(status.time) or datetime.now(UTC))])
+    now = _time(status.time) or datetime.now(UTC)
+    late = [line for job in status.jobs for line in limit_lines(job, machine, now)]
+    return "\n".join([*lines, *late, _machine(status.machine, machine, now)])
+
+
+def limit_lines(job: JobStatus, machine: Machine, now: datetime) -> list[str]:
+    """What there is to say where a run needs longer than the cloud lets its VM run; nothing where it fits, or that is not known."""
+    outputs, ends = machine.outputs, machine.ends
+    if outputs is None or ends is None or job.eta_seconds is None or job.supervisor_pid is None:
+        return []
+    left = (ends - now).total_seconds()
+    if job.eta_seconds <= left:
+        return []
+    stack = outputs.name.partition("-")[2]
+    return [
+        f"{job.name}: needs about {duration(job.eta_seconds)} more, and the cloud ends the VM in {duration(left)}, at "
+        f"{ends.astimezone(UTC):%Y-%m-%d %H:%M} UTC (maxRunSeconds: {outputs.max_run_seconds}). It goes on from its newest "
+        f"checkpoint when the VM is started again: {outputs.start}",
+        f"a longer limit is a new VM on the same data disk: ./fab stop; pulumi config set incubator:maxRunSeconds "
+        f"{_whole_hours(1.2 * job.eta_seconds)} --stack {stack}; ./fab up --stack {stack} --replace; then ./fab train as before",
+    ]
+
+
+def _whole_hours(seconds: float) -> int:
+    """Seconds, rounded up to hours, and no more than a VM may run at most."""
+    return min(math.ceil(seconds / 3600) * 3600, MOST_RUN_SECONDS)
+
+
+def runs_table(jobs: Sequence[JobStatus], usd_per_hour: float | None = None) -> list[str]:
+    """A row a run, then what there is to say of some.
+
+    Units: `usd_per_hour` US dollars; None where it is not known.
+    """
+    rows = [HEADS, *(_row(job, usd_per_hour) for job in jobs)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [*lines, *(note for job in jobs for note in _notes(job))]
 
 
 def duration(seconds: float | None) -> str:
@@ -31,8 +66,8 @@ def duration(seconds: float | None) -> str:
     return f"{whole} s"
 
 
-def _row(job: JobStatus, machine: Machine) -> Sequence[str]:
-    cost = machine.usd_per_hour and job.run_seconds / 3600 * machine.usd_per_hour
+def _row(job: JobStatus, usd_per_hour: float | None) -> Sequence[str]:
+    cost = usd_per_hour and job.run_seconds / 3600 * usd_per_hour
     return (
         job.name,
         f"{job.phase} ({job.activity})" if job.activity == "validate" and job.phase == "running" else job.phase,
@@ -41,11 +76,18 @@ def _row(job: JobStatus, machine: Machine) -> Sequence[str]:
         "?" if job.cells_per_second is None else f"{job.cells_per_second:,.0f}",
         "?" if job.data_wait_fraction is None else f"{100 * job.data_wait_fraction:.0f} %",
         duration(job.eta_seconds) if (job.supervisor_pid is not None) else "-",
-        "none" if job.checkpoint_step is None else f"{job.checkpoint_step:,}, {duration(job.checkpoint_age_seconds)} ago",
+        _checkpoint(job),
         _in_bucket(job),
         str(job.restarts),
         "-" if cost is None else f"{cost:.2f} $",
     )
+
+
+def _checkpoint(job: JobStatus) -> str:
+    if job.checkpoint_step is None:
+        return "none"
+    age = job.checkpoint_age_seconds
+    return f"{job.checkpoint_step:,}" + ("" if age is None else f", {duration(age)} ago")
 
 
 def _in_bucket(job: JobStatus) -> str:
@@ -54,7 +96,9 @@ def _in_bucket(job: JobStatus) -> str:
     newest = f"{max(job.safe_steps):,}" if job.safe_steps else "none"
     if job.is_safe:
         return f"{newest}, all of it"
-    return f"{newest}, {duration(job.push_lag_seconds)} behind" if job.push_lag_seconds is not None else f"{newest}, not begun"
+    if job.push_lag_seconds is None:
+        return newest if job.safe_steps else "none, not begun"
+    return f"{newest}, {duration(job.push_lag_seconds)} behind"
 
 
 def _notes(job: JobStatus) -> list[str]:

@@ -17,7 +17,8 @@ from bootstrap import runs
 from bootstrap.bootstrap import Here
 from bootstrap.bootstrap import bootstrap as make_ready
 from bootstrap.connection import Host, connect
-from bootstrap.machine import FOLDER_VARIABLE, HOST_VARIABLE, machine_of
+from bootstrap.machine import FOLDER_VARIABLE, HOST_VARIABLE
+from bootstrap.off import Off, find, logs_of_bucket, on, table_of_bucket
 from bootstrap.shipping import ROOT, check_lock, uv
 from bootstrap.table import table
 from infra.refusal import Refused, plain_refusals
@@ -37,6 +38,7 @@ MACHINE = {
     "host": "instead of a stack's: any Linux machine, as user@host or user@host:port (default: $INCUBATOR_HOST)",
     "folder": "with --host: the folder of that machine for code, data and runs (default: $INCUBATOR_FOLDER, or ~/incubator)",
 }
+BUCKET = "gs://BUCKET, or file:///FOLDER here"
 RUN = {"run": "name of the run, such as screen (default: the only run, or the only one that has not ended)"}
 
 
@@ -191,14 +193,36 @@ def train(
     runs.train(there, file, set, bucket, systemd)
 
 
-@task(help={**MACHINE, "watch": "show the table again every 10 seconds until Ctrl-C (default: once)"})
+@task(
+    help={
+        **MACHINE,
+        "watch": "show the table again every 10 seconds until Ctrl-C (default: once)",
+        "bucket": f"show the runs of this bucket: {BUCKET} (default: those of the machine, or its bucket's if it is off or gone)",
+    }
+)
 @plain_refusals
-def status(c: Context, stack: str | None = None, host: str | None = None, folder: str | None = None, watch: bool = False) -> None:
+def status(
+    c: Context,
+    stack: str | None = None,
+    host: str | None = None,
+    folder: str | None = None,
+    watch: bool = False,
+    bucket: str | None = None,
+) -> None:
     """Show the runs on a machine: state, step, loss, speed, what is in the bucket, cost.
 
+    If the machine is off or gone: what the bucket has of them, and how the machine comes back.
     Example: ./fab status --watch
     """
-    there = _host(stack, host, folder)
+    if bucket is not None:
+        _refuse_machine(bucket, stack=stack, host=host, folder=folder)
+        print(table_of_bucket(bucket))
+        return
+    found = find(stack, host, folder)
+    if isinstance(found, Off):
+        print(table_of_bucket(found.bucket, found.lines))
+        return
+    there = connect(found)
     if watch:
         runs.watch(there)
     else:
@@ -211,6 +235,7 @@ def status(c: Context, stack: str | None = None, host: str | None = None, folder
         **RUN,
         "follow": "show new lines as they come, until Ctrl-C (default: no)",
         "number": "lines to show, from the end (default: 50)",
+        "bucket": f"show what this bucket has of it: {BUCKET} (default: the machine, or its bucket if it is off or gone)",
     }
 )
 @plain_refusals
@@ -222,13 +247,23 @@ def logs(
     stack: str | None = None,
     host: str | None = None,
     folder: str | None = None,
+    bucket: str | None = None,
 ) -> None:
-    """Show what a run has printed.
+    """Show what a run has printed; if its machine is off or gone, what of it came to the bucket.
 
     Example: ./fab logs --run screen --follow
     """
-    lines = _number("--number", number, least=0)
-    runs.logs(_host(stack, host, folder), run, follow, 50 if lines is None else lines)
+    lines = int(_number("--number", number, least=0) or 0)
+    if bucket is not None:
+        _refuse_machine(bucket, stack=stack, host=host, folder=folder)
+        logs_of_bucket(bucket, run, lines)
+        return
+    found = find(stack, host, folder)
+    if isinstance(found, Off):
+        logs_of_bucket(found.bucket, run, lines)
+        print("\n".join(found.lines), flush=True)
+        return
+    runs.logs(connect(found), run, follow, lines)
 
 
 @task(help={**MACHINE, **RUN})
@@ -247,7 +282,7 @@ def stop(c: Context, run: str | None = None, stack: str | None = None, host: str
         **MACHINE,
         **RUN,
         "into": "folder of this computer for the results (default: runs)",
-        "bucket": "copy from this bucket: gs://BUCKET, or file:///FOLDER here; no --run: list its runs (default: the machine)",
+        "bucket": f"copy from this bucket: {BUCKET} (default: the machine, or its bucket if it is off or gone)",
     }
 )
 @plain_refusals
@@ -260,21 +295,35 @@ def pull(
     folder: str | None = None,
     bucket: str | None = None,
 ) -> None:
-    """Copy the results of a run to this computer and verify them: from the machine, or from the bucket if it is gone.
+    """Copy the results of a run to this computer and verify them: from the machine, or from the bucket if it is off or gone.
 
     Then: training evaluate runs/NAME
     Example: ./fab pull --run screen --bucket gs://my-cells-incubator
     """
-    if bucket is None:
-        results.pull(_host(stack, host, folder), run, Path(into))
+    if bucket is not None:
+        _refuse_machine(bucket, stack=stack, host=host, folder=folder)
+        results.pull_from_bucket(bucket, run, Path(into))
         return
-    if stack or host or folder:
-        raise Refused(f"--bucket {bucket}: needs no machine; leave out {'--stack' if stack else '--host' if host else '--folder'}")
-    results.pull_from_bucket(bucket, run, Path(into))
+    found = find(stack, host, folder)
+    if isinstance(found, Off):
+        print("\n".join(found.lines), flush=True)
+        results.pull_from_bucket(found.bucket, run, Path(into))
+        return
+    results.pull(connect(found), run, Path(into))
 
 
 def _host(stack: str | None, host: str | None, folder: str | None) -> Host:
-    return connect(machine_of(stack, host, folder))
+    """A machine that answers.
+
+    Raises: Refused if it is off, with the way back.
+    """
+    return connect(on(stack, host, folder))
+
+
+def _refuse_machine(bucket: str, **flags: str | None) -> None:
+    for flag, value in flags.items():
+        if value:
+            raise Refused(f"--bucket {bucket}: needs no machine; leave out --{flag}")
 
 
 def _remember(stack: str | None, host: str | None, folder: str | None) -> None:

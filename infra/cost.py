@@ -101,11 +101,11 @@ def _hours_run(vm: Resource, now: datetime) -> tuple[float, bool]:
 
 def _end(vm: Resource, until: datetime) -> datetime:
     """When a running VM stops costing: at its limit, if that comes before `until`."""
-    limit = _limit(vm)
+    limit = limit_of(vm)
     return min(limit, until) if limit else until
 
 
-def _limit(vm: Resource) -> datetime | None:
+def limit_of(vm: Resource) -> datetime | None:
     """When the cloud ends a running VM: what it says itself, otherwise counted from the last start."""
     told = vm.get("resourceStatus", {}).get("scheduling", {}).get("terminationTimestamp")
     if told:
@@ -118,7 +118,7 @@ def _limit(vm: Resource) -> datetime | None:
 def _notes(vm: Resource, now: datetime) -> list[str]:
     if vm["status"] not in RUNNING:
         return [f"{vm['name']} is stopped: its disks cost until they are deleted"]
-    limit = _limit(vm)
+    limit = limit_of(vm)
     if limit is None:
         return [f"{vm['name']} has no limit: it runs until someone ends it"]
     action = "deletes it" if vm["scheduling"].get("instanceTerminationAction") == "DELETE" else "stops it"

@@ -76,6 +76,11 @@ class MachineOutputs(_Outputs):
         """Zone and project, as gcloud is told them."""
         return f"--zone={self.zone} --project={self.project}"
 
+    @property
+    def start(self) -> str:
+        """The command that starts the VM when it is stopped."""
+        return f"gcloud compute instances start {self.name} {self.place}"
+
 
 def tunnel(name: str, project: str, zone: str) -> str:
     """The command that carries SSH through Google's proxy to a machine without an external address."""

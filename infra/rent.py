@@ -2,7 +2,7 @@
 
 from infra.advice import next_step
 from infra.engine import Engine, Plan
-from infra.gcloud import NotFound, gcloud
+from infra.gcloud import gcloud
 from infra.machine_types import region_of
 from infra.outputs import MachineOutputs
 from infra.policy import BUCKET, INSTANCE
@@ -166,21 +166,11 @@ def _look_at_what_came(engine: Engine) -> None:
     wanted = {"provisioning": asked.provisioning, "machine_type": asked.machine_type, "status": "RUNNING"}
     wrong = [f"{key}: {came[key]} instead of {wanted[key]}" for key in wanted if came[key] != wanted[key]]
     if wrong:
-        start = f"gcloud compute instances start {asked.name} {asked.place}"
+        off = "" if came["status"] == "RUNNING" else f"To start it: {asked.start}. "
         raise Failed(
-            f"{asked.name} is not what was asked for: {'; '.join(wrong)}. "
-            f"{'' if came['status'] == 'RUNNING' else f'To start it: {start}. '}To give it back: ./fab down --stack {engine.stack}"
+            f"{asked.name} is not what was asked for: {'; '.join(wrong)}. {off}To give it back: ./fab down --stack {engine.stack}"
         )
     print(f"{asked.name} runs in {asked.zone} ({asked.machine_type}, {asked.provisioning})")
-
-
-def vm_status(machine: MachineOutputs) -> str | None:
-    """What the cloud says of the VM (RUNNING, TERMINATED, ...), or None if it is not there."""
-    try:
-        vm = gcloud("compute", "instances", "describe", machine.name, f"--project={machine.project}", f"--zone={machine.zone}")
-    except NotFound:
-        return None
-    return str(vm["status"])
 
 
 def give_back(engine: Engine, machine: MachineOutputs | None = None) -> None:

@@ -148,7 +148,7 @@ def test_a_bucket_without_a_name_or_with_a_wrong_one_lists_its_runs(tmp_path, mo
         (tmp_path / "bucket" / "runs" / name / "run.json").write_text('{"starts": [{"time": "x"}]}')
     url = f"file://{tmp_path}/bucket"
 
-    with pytest.raises(Refused, match=rf"^--bucket {url}: which run\? --run NAME \(in the bucket: other, screen\)$"):
+    with pytest.raises(Refused, match=rf"^{url}: which run\? --run NAME \(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, None, tmp_path / "runs")
     with pytest.raises(Refused, match=rf"^{url}: has no run scren \(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, "scren", tmp_path / "runs")

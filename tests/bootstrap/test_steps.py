@@ -92,7 +92,7 @@ def test_what_was_said_of_idle_minutes_holds_until_something_else_is(idle, asked
 
 
 def _wanted(values: dict[str, Any]) -> Wanted:
-    local = tuple(LocalData(Path(one["source"]), one["to"], one["changes"]) for one in values["local_data"])
+    local = tuple(LocalData(**(one | {"source": Path(one["source"])})) for one in values["local_data"])
     return Wanted(
         **{
             **values,

@@ -1,11 +1,13 @@
 """`fab status` as people read it."""
 
 from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 
-from bootstrap.machine import Machine
+from bootstrap.machine import Machine, rented
 from bootstrap.table import duration, table
+from tests.tools.ssh_machine import OUTPUTS
 from training.supervision.report import GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
 
 JOB = JobStatus(
@@ -86,3 +88,34 @@ def test_a_box_without_a_gpu_a_price_and_a_run():
 )
 def test_durations_have_two_units(seconds, text):
     assert duration(seconds) == text
+
+
+NOW = datetime.fromisoformat("2026-11-21T12:00:00+00:00")
+
+
+def test_a_run_that_needs_longer_than_its_vm_may_run_is_told_with_both_ways_on():
+    text = table(STATUS, replace(rented(OUTPUTS), ends=NOW + timedelta(hours=2)))
+
+    assert text.splitlines()[2:4] == [
+        "screen: needs about 3 h 10 min more, and the cloud ends the VM in 2 h 0 min, at 2026-11-21 14:00 UTC "
+        "(maxRunSeconds: 86400). It goes on from its newest checkpoint when the VM is started again: "
+        "gcloud compute instances start incubator-l4 "
+        "--zone=us-central1-a --project=demo-project",
+        "a longer limit is a new VM on the same data disk: ./fab stop; pulumi config set incubator:maxRunSeconds 14400 --stack l4; "
+        "./fab up --stack l4 --replace; then ./fab train as before",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ends", "changes"),
+    [
+        (NOW + timedelta(hours=4), {}),
+        (None, {}),
+        (NOW, {"eta_seconds": None}),
+        (NOW, {"supervisor_pid": None}),
+    ],
+)
+def test_a_run_that_fits_or_has_no_limit_needs_no_word(ends, changes):
+    text = table(replace(STATUS, jobs=(replace(JOB, **changes),)), replace(rented(OUTPUTS), ends=ends))
+
+    assert "maxRunSeconds" not in text

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,9 +13,10 @@ import pytest
 from infra.engine import Engine
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused
-from infra.rent import give_back, rent, vm_status
+from infra.rent import give_back, rent
 from infra.sweep import billed, delete
 from infra.tasks import machine_of
+from infra.vm import vm_of
 from tests.tools.stand_in_cloud.place import BUCKET, Place
 
 PROJECT = "demo-project"
@@ -42,7 +44,11 @@ def test_a_machine_comes_and_goes(stored, cloud_of, capsys):
     assert "incubator-l4 runs in us-central1-a (g2-standard-8, standard)" in said
     machine = machine_of(engine)
     assert machine is not None
-    assert vm_status(machine) == "RUNNING"
+    vm = vm_of(machine)
+    assert vm is not None
+    assert vm.is_on
+    assert vm.started is not None
+    assert vm.ends == vm.started + timedelta(days=1)
     assert {item.kind for item in billed(PROJECT, "l4")} >= {"VM", "disk", "NAT"}
 
     give_back(engine)

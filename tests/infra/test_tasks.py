@@ -210,7 +210,8 @@ def test_a_stopped_machine_may_hold_what_the_bucket_does_not(typed):
 
     refused = fab("down", "--stack", "l4")
     assert refused.returncode == 2
-    assert "the VM is TERMINATED; to start it: gcloud compute instances start incubator-l4 --zone=us-central1-a" in refused.stderr
+    start = "gcloud compute instances start incubator-l4 --zone=us-central1-a --project=demo-project"
+    assert f"The VM is TERMINATED. To start it, so that it brings the rest: {start}; then ./fab down --stack l4" in refused.stderr
 
     done = fab("down", "--stack", "l4", "--without-sync")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -59,13 +59,13 @@ def release(bucket_url: str, name: str, holder: str) -> None:
 def release_in(bucket: Bucket, name: str, holder: str) -> None:
     """`release`, in a bucket that is open."""
     stored = bucket.about(_lease(name))
-    if stored is not None and _read(bucket, name)[0] == holder:
+    if stored is not None and lease_in(bucket, name)[0] == holder:
         with suppress(Changed):
             bucket.remove([_lease(name)], stored.generation)
 
 
 def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
-    other, renewed = _read(bucket, name)
+    other, renewed = lease_in(bucket, name)
     now = datetime.now(UTC)
     # A clock that was ahead when it wrote must not lock the run until then.
     if other != holder and now - STALE_AFTER < renewed < now + STALE_AFTER:
@@ -77,7 +77,7 @@ def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
         )
 
 
-def _read(bucket: Bucket, name: str) -> tuple[str, datetime]:
+def lease_in(bucket: Bucket, name: str) -> tuple[str, datetime]:
     """Holder and time; of no lease, or one that cannot be read, nobody and long ago."""
     try:
         lease = json.loads(bucket.read(_lease(name)) or b"")

@@ -43,6 +43,14 @@ def write_progress(run: Path, progress: Progress) -> None:
 def read_progress(run: Path) -> Progress | None:
     """What the run says of itself; None before its first step."""
     try:
-        return _PROGRESS.validate_json((run / PROGRESS).read_bytes())
-    except (OSError, ValueError):
+        return progress_of((run / PROGRESS).read_bytes())
+    except OSError:
+        return None
+
+
+def progress_of(text: bytes) -> Progress | None:
+    """What progress.json says, from wherever it comes; None if it is none."""
+    try:
+        return _PROGRESS.validate_json(text)
+    except ValueError:
         return None

@@ -57,7 +57,7 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     begun = beginning_of(bucket.read(f"{prefix}/run.json"))
     if begun is None:
         raise Refused(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
-    there = _manifests(bucket, f"{prefix}/checkpoints", objects)
+    there = manifests_in(bucket, f"{prefix}/checkpoints", objects)
     _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
     small = _small_files(objects, prefix, everything=checkpoints == "all")
     try:
@@ -80,7 +80,7 @@ def _small_files(objects: dict[str, Stored], prefix: str, everything: bool) -> d
     return {name: stored for name, stored in objects.items() if name.removeprefix(f"{prefix}/").partition("/")[0] not in left_out}
 
 
-def _manifests(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[int, Manifest]:
+def manifests_in(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[int, Manifest]:
     """Manifests of the bucket that are true of its sizes, by step."""
     found = {}
     for name in objects:

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -74,9 +75,27 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--all", action="store_true", help="all checkpoints, not only the newest")
     one = verbs.add_parser("runs", help="names of the runs of a bucket")
     one.add_argument("url", metavar="URL")
+    _add_bucket_verbs(verbs)
     one = verbs.add_parser("verify", help="whether a run directory has the checkpoints that their manifests tell of")
     one.add_argument("folder", type=Path, metavar="RUN_DIR")
     return top
+
+
+def _add_bucket_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """What is said and asked of a machine that is off, by way of its bucket."""
+    one = verbs.add_parser("bucket-status", help="how the runs of a bucket stand, as JSON, by what it has")
+    one.add_argument("url", metavar="URL")
+    one = verbs.add_parser("bucket-log", help="the end of a run's log, from its bucket")
+    one.add_argument("url", metavar="URL")
+    one.add_argument("name", metavar="NAME", nargs="?")
+    one.add_argument("--lines", type=int, default=50, help="so many, from the end (default: %(default)s)")
+    verbs.add_parser("last-word", help="write to the bucket how everything stands, before the machine is powered off")
+    one = verbs.add_parser("prove", help="whether all of a machine that is off is in its bucket; exit code 1 if that is not proven")
+    one.add_argument("url", metavar="URL")
+    one.add_argument("machine", metavar="MACHINE")
+    one.add_argument(
+        "since", type=datetime.fromisoformat, metavar="TIME", help="when its VM was last started, ISO 8601 with a zone"
+    )
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
@@ -174,6 +193,35 @@ def _runs(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _bucket_status(chosen: argparse.Namespace) -> int:
+    from training.supervision.in_bucket import status_in
+    from training.supervision.report import as_json
+
+    _say(as_json(status_in(chosen.url)))
+    return 0
+
+
+def _bucket_log(chosen: argparse.Namespace) -> int:
+    from training.supervision.in_bucket import log_in
+
+    _say(log_in(chosen.url, chosen.name, chosen.lines))
+    return 0
+
+
+def _last_word(chosen: argparse.Namespace) -> int:
+    from training.supervision.last_word import say_last_word
+
+    _say(say_last_word(chosen.root))
+    return 0
+
+
+def _prove(chosen: argparse.Namespace) -> int:
+    from training.supervision.in_bucket import prove
+
+    _say("\n".join(prove(chosen.url, chosen.machine, chosen.since)))
+    return 0
+
+
 def _verify(chosen: argparse.Namespace) -> int:
     from training.checkpoints.manifest import MANIFEST, complete_checkpoints, is_intact
 
@@ -198,10 +246,14 @@ _VERBS = {
     "fetch": _fetch,
     "pull": _pull,
     "runs": _runs,
+    "bucket-status": _bucket_status,
+    "bucket-log": _bucket_log,
+    "last-word": _last_word,
+    "prove": _prove,
     "verify": _verify,
 }
 
-_PRINTS_ONLY = ("status", "verify")
+_PRINTS_ONLY = ("status", "verify", "bucket-status", "bucket-log")
 """Verbs that have no other product than what they print."""
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ from training.supervision.job import Job, JobPaths, job_names, own_command, read
 from training.supervision.processes import end_orphan, held, living, start_detached, wait_until
 from training.supervision.staging import wait_until_taken
 from training.supervision.state import FINAL, Phase, newest_step, read_state, total_steps, write_state
+from training.supervision.status import strays
 
 log = logging.getLogger(__name__)
 
 STOP_SECONDS = 3600.0
 APPEAR_SECONDS = 60.0
-BROUGHT = ".brought"  # in a folder that a laptop has brought (bootstrap/steps.py), and has
 PUSH_ATTEMPTS = 5
 PUSH_PAUSE_SECONDS = 5.0
 RUN_END_SECONDS = 60.0
@@ -113,10 +113,7 @@ def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
     known = [JobPaths(root.absolute(), name) for name in job_names(root)]
     for paths in known:  # all at once: each takes a while
         _tell(paths)
-    runs = {paths.run.name for paths in known}
-    others = [path for path in (root / "runs").glob("[!.]*") if path.name not in runs or not path.is_dir()]
-    strays = sorted(path for path in others if not (path / BROUGHT).exists())
-    unsafe = [f"{path}: belongs to no job, and is on this disk alone" for path in strays]
+    unsafe = [f"{path}: belongs to no job, and is on this disk alone" for path in strays(root)]
     unsafe += [f"{why} (its run is on this disk alone)" for why in broken.values()]
     with ExitStack() as locks:
         for paths, job in jobs:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from training.checkpoints.push_state import read_push_state
 from training.protocol import without_unknown
 from training.refusal import Refused
-from training.supervision.job import JobPaths, job_names
+from training.supervision.job import JobPaths, job_names, own_command
 from training.supervision.processes import held, living, try_to_write_json, write_json
 from training.supervision.state import FINAL, read_state
 
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 20.0
 COMMAND_SECONDS = 60.0
+LAST_WORD_SECONDS = 120.0
 IN_VAIN_SECONDS = 2 * 3600.0
 FORMAT = 1
 """Of idle.json."""
@@ -111,9 +112,24 @@ def _guard(root: Path, every_seconds: float) -> None:
             idle_since, began = time.time(), time.monotonic()
         if rule is not None and idle_since is not None and time.monotonic() - began >= rule.minutes * 60:
             log.info("idle for %g minutes: %s", rule.minutes, " ".join(rule.command))
+            _say_last_word(root)
             error = _power_off(rule) or error
         try_to_write_json(root / "idle-state.json", asdict(IdleState(time.time(), idle_since, error)))
         time.sleep(every_seconds)
+
+
+def _say_last_word(root: Path) -> None:
+    """In a process of its own and for a limited time: whatever the bucket does, the machine is powered off."""
+    if not (root / "machine.json").exists():
+        return
+    try:
+        words = own_command(root, "last-word")
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LAST_WORD_SECONDS, check=False
+        )
+        log.info("last word: %s", " ".join((done.stdout + done.stderr).split()))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        log.warning("last word: %s", error)
 
 
 def _power_off(rule: IdleRule) -> str:

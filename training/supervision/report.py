@@ -100,6 +100,8 @@ class Status:
     time: Moment | None = None
     jobs: Annotated[tuple[JobStatus, ...], Field(max_length=10_000)] = ()
     machine: MachineStatus = MachineStatus()
+    strays: Annotated[tuple[Line, ...], Field(max_length=10_000)] = ()
+    """What lies in runs/, belongs to no job and came from no laptop: nothing brings it to a bucket."""
 
 
 def as_json(found: Status) -> str:

@@ -92,8 +92,16 @@ _STATE = TypeAdapter(State)
 def read_state(paths: JobPaths) -> State | None:
     """What the supervisor last wrote; None before it ever did."""
     try:
-        return _STATE.validate_json((paths.folder / "state.json").read_bytes())
-    except (OSError, ValueError):
+        return state_of((paths.folder / "state.json").read_bytes())
+    except OSError:
+        return None
+
+
+def state_of(text: bytes) -> State | None:
+    """What state.json says, from wherever it comes; None if it is none."""
+    try:
+        return _STATE.validate_json(text)
+    except ValueError:
         return None
 
 

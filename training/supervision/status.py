@@ -16,13 +16,14 @@ from training.checkpoints.progress_file import Progress, read_progress
 from training.checkpoints.push_state import PushState, read_push_state
 from training.refusal import Refused
 from training.supervision.idle import can_power_off, guard_is_alive, read_idle_state, read_rule, used_by
-from training.supervision.job import JobPaths, read_job, read_jobs
+from training.supervision.job import JobPaths, job_names, read_job, read_jobs
 from training.supervision.processes import living
 from training.supervision.report import FORMAT, GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
 from training.supervision.state import FINAL, Start, State, read_state, seconds_of, total_steps
 
 GIB = 2**30
 METRICS_BYTES = 256 * 1024
+BROUGHT = ".brought"  # in a folder that a laptop has brought (bootstrap/steps.py), and has
 
 
 def status(root: Path, name: str | None = None) -> Status:
@@ -36,7 +37,14 @@ def status(root: Path, name: str | None = None) -> Status:
         found, broken = read_jobs(root)
         jobs = [*(job_status(paths) for paths, _ in found), *(_broken(one, why) for one, why in broken.items())]
         jobs.sort(key=lambda job: job.name)
-    return Status(FORMAT, _iso(time.time()), tuple(jobs), machine_status(root))
+    return Status(FORMAT, _iso(time.time()), tuple(jobs), machine_status(root), tuple(map(str, strays(root))))
+
+
+def strays(root: Path) -> list[Path]:
+    """What lies in runs/, belongs to no job and came from no laptop."""
+    runs = {JobPaths(root, name).run.name for name in job_names(root)}
+    others = [path for path in (root / "runs").glob("[!.]*") if path.name not in runs or not path.is_dir()]
+    return sorted(path for path in others if not (path / BROUGHT).exists())
 
 
 def job_status(paths: JobPaths) -> JobStatus:

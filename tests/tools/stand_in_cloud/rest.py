@@ -1,8 +1,9 @@
 """The REST face of the stand-in cloud: the paths that the real gcloud 528 calls for preflight, sweep and cost, over a World.
 
 Served: projects, regions and their quotas, machine types, images (by name, by family, listed), aggregated instances, disks,
-addresses and routers, snapshots, each of them alone, their deletion, operations; services; testIamPermissions; tokens. Faults of
-Google's are set in the World: `missing_permissions`, `services`, and `unreachable` (a list of regions).
+addresses and routers, snapshots, each of them alone, their deletion, the start of a VM, operations; services;
+testIamPermissions; tokens. Faults of Google's are set in the World: `missing_permissions`, `services`, and `unreachable` (a list of
+regions).
 """
 
 import contextlib
@@ -277,8 +278,20 @@ def _delete(world: World, at: dict[str, str], query: dict[str, str], body: bytes
     return operation
 
 
+def _start(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    path = f"projects/{at['project']}/{at['scope']}/instances/{at['name']}"
+    with world.edit() as state:
+        _admit(state, at["project"], "compute", "compute.instances.start")
+        if path not in state["resources"]:
+            raise _missing(path)
+        state["resources"][path] |= {"status": "RUNNING", "lastStartTimestamp": now()}
+        operation = _done(at, path, f"operation-{len(state['operations']) + 1}-start") | {"operationType": "start"}
+        state["operations"].append(operation)
+    return operation
+
+
 def _done(at: dict[str, str], path: str, name: str) -> dict[str, Any]:
-    """The operation of a deletion, which is done at once."""
+    """The operation of a deletion, or of a start, which is done at once."""
     place, _, where = at["scope"].partition("/")
     scope = {place.removesuffix("s"): resources.link(f"projects/{at['project']}/{at['scope']}")} if where else {}
     return scope | {
@@ -359,6 +372,7 @@ ROUTES: list[tuple[str, str, Face]] = [
     ("GET", rf"{COMPUTE}/global/(?P<collection>snapshots|networks|firewalls)", _global),
     ("GET", rf"{COMPUTE}/{ONE}", _one),
     ("DELETE", rf"{COMPUTE}/{ONE}", _delete),
+    ("POST", rf"{COMPUTE}/{SCOPE}/instances/(?P<name>[\w-]+)/start", _start),
     ("GET", rf"{COMPUTE}/{SCOPE}/operations/(?P<name>[\w-]+)", _wait),
     ("POST", rf"{COMPUTE}/{SCOPE}/operations/(?P<name>[\w-]+)/wait", _wait),
     ("GET", r"/v1/projects/(?P<project>[\w-]+)/services", _services),

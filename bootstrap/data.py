@@ -1,0 +1,242 @@
+"""Data of this laptop on a machine: what may be copied, what was brought and is gone here, and what else a run would read."""
+
+import hashlib
+import json
+import os
+import re
+import shlex
+import stat
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
+
+from bootstrap.connection import Host
+from bootstrap.facts import Facts
+from bootstrap.shippable import a_few
+from infra.refusal import Failed, Refused
+from training.untrusted import escaped
+
+FORMAT = 1
+"""Of a record, ROOT/brought/NAME.json."""
+SUFFIXES = (".h5", ".h5ad")  # as training/data/splits.py reads
+_SHOWN = 10
+Seen = tuple[int, int]
+"""Size in bytes, and time of change in whole seconds, as rsync compares them."""
+
+
+def files_of(source: Path) -> tuple[str, ...]:
+    """What rsync will bring of a folder, by name below it; of a file its own name. Links are followed.
+
+    Raises: Refused for a link to nothing, for what is no file, and for a name that no list of files can hold.
+    """
+    if not source.is_dir():
+        return (source.name,)
+    found = []
+    for folder, folders, names in os.walk(source, followlinks=True, onerror=_refuse_unreadable):
+        for name in (*folders, *names):
+            path = Path(folder, name)
+            inside = str(path.relative_to(source))
+            if not name.isprintable():
+                raise Refused(
+                    f"--data: {source}: '{escaped(inside)}': a file of this name cannot be copied to a machine; rename it"
+                )
+            found += [inside] * (_kind(path, source) == "file")
+    return tuple(sorted(found))
+
+
+def _kind(path: Path, source: Path) -> str:
+    """Raises: Refused for a link that leads nowhere or back to a folder it lies in, and for what is neither file nor folder."""
+    remedy = f"accepted: files and folders; remove it: rm {shlex.quote(str(path))}"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        leads = f"a link to {escaped(os.readlink(path))}, which is not there" if path.is_symlink() else error.strerror
+        raise Refused(f"--data: {source}: {path.relative_to(source)} is {leads} ({remedy}, or mend the link)") from None
+    if stat.S_ISDIR(mode):
+        if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+            raise Refused(f"--data: {source}: {path.relative_to(source)} is a link to a folder that it lies in ({remedy})")
+        return "folder"
+    if not stat.S_ISREG(mode):
+        raise Refused(f"--data: {source}: {path.relative_to(source)} is no file: a pipe, a socket or a device ({remedy})")
+    return "file"
+
+
+def _refuse_unreadable(error: OSError) -> None:
+    raise Refused(f"--data: {error.filename}: {error.strerror} (accepted: a folder that you may read)")
+
+
+def record_name(to: str, source: Path) -> str:
+    """Of the record of a source; a folder and a file that go to one place have two."""
+    return quote(to if source.is_dir() else f"{to}/{source.name}", safe="") + ".json"
+
+
+def record_of(to: str, files: Iterable[str]) -> str:
+    """The text of a record: one line, so that several can be read at once."""
+    return json.dumps({"format": FORMAT, "to": to, "files": sorted(files)}) + "\n"
+
+
+def brought(host: Host, facts: Facts, name: str = "*.json") -> dict[str, set[str]]:
+    """Where -> the files that bootstraps have brought there, as the machine's records say; `name` is one record.
+
+    Raises: Failed for a record that is none.
+    """
+    found: dict[str, set[str]] = {}
+    place = shlex.quote(f"{facts.root}/brought")
+    pattern = name if name == "*.json" else shlex.quote(name)
+    for line in host.ask(f"cd {place} 2>/dev/null && cat -- {pattern} 2>/dev/null; true").out.splitlines():
+        try:
+            record = json.loads(line)
+            to, files = str(record["to"]), {str(file) for file in record["files"]}
+            if not all(_stays_below(file) for file in (to, *files)):
+                raise ValueError("a name leaves its folder")
+        except (ValueError, TypeError, LookupError, RecursionError):
+            raise Failed(
+                f"{host.machine.label}: a record in {facts.root}/brought is none; remove that folder there by hand: "
+                "what was brought before is then no longer known"
+            ) from None
+        found.setdefault(to, set()).update(files)
+    return found
+
+
+def _stays_below(name: str) -> bool:
+    return name.isprintable() and not any(part in ("", ".", "..") for part in name.split("/"))
+
+
+def compare(host: Host, facts: Facts, split: str, features: str | None, project: Path) -> None:
+    """Compare what a run reads there with the same here, as far as it is here.
+
+    Data that a machine downloads itself, and those of which this laptop has nothing, are for `training check` to judge.
+
+    Raises: Refused with the differences: files that are there alone would be trained on.
+    """
+    patterns = list(_patterns(project, split))
+    folders = sorted({_folder(pattern) for pattern in patterns if _stays_below(_folder(pattern))})
+    here = {pattern: _matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
+    texts = [path for path in (split, features) if path and (project / path).is_file()]
+    if not any(here.values()) and not texts:
+        return
+    there, sums, downloads = _there(host, facts, folders, texts)
+    lines = [f"{path}: is another one there" for path in texts if path in sums and sums[path] != _sha256(project / path)]
+    lines += [f"{path}: is not there" for path in texts if path not in sums]
+    for pattern, mine in here.items():
+        theirs = _matching(pattern, there) if mine else {}
+        own = {path for path in theirs if not any(PurePosixPath(path).is_relative_to(to) for to in downloads)}
+        lines += [f"{path}: is there, and not here: it would be trained on" for path in sorted(own - mine.keys())]
+        lines += [f"{path}: is here, and not there" for path in sorted(mine.keys() - theirs.keys())]
+        lines += [f"{path}: is another one there" for path in sorted(mine.keys() & theirs.keys()) if mine[path] != theirs[path]]
+    if lines:
+        raise Refused(_differ(host, facts, list(dict.fromkeys(lines)), folders, brought(host, facts)))
+
+
+def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], records: Mapping[str, set[str]]) -> str:
+    known = {f"{to}/{file}".removeprefix("code/") for to, files in records.items() for file in files}
+    only = [line.partition(": is there, and not here")[0] for line in lines if ": is there, and not here" in line]
+    strange = [path for path in only if path not in known]
+    shown = [*lines[:_SHOWN], *([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])]
+    told = f"{host.machine.label}: what the run reads there is not what is here:\n  " + "\n  ".join(shown)
+    data = " ".join(f"--data {shlex.quote(folder)}" for folder in folders)
+    told += f"\nTo make it the same: ./fab bootstrap {data}"
+    if strange:
+        remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
+        command = shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, remove])
+        told += f"\nNo bootstrap has brought {a_few(strange)}, so none removes it: {command}"
+    return told
+
+
+def _patterns(project: Path, split: str) -> Iterator[str]:
+    """Of the data sets that a split file names, relative to the project; none where there is no such file here."""
+    with suppress(OSError, ValueError, RecursionError):  # what is wrong with it is for `training check` to say
+        datasets = tomllib.loads((project / split).read_text(encoding="utf-8-sig")).get("datasets")
+        for text in datasets.values() if isinstance(datasets, dict) else ():
+            if isinstance(text, str):
+                for pattern in _alternatives(text):
+                    if not pattern.startswith(("/", "~")):
+                        yield os.path.normpath(pattern)
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """The patterns that {a,b} stands for."""
+    brace = re.search(r"\{([^{}]*)\}", pattern)
+    if brace is None:
+        return [pattern]
+    parts = [pattern[: brace.start()] + option.strip() + pattern[brace.end() :] for option in brace[1].split(",")]
+    return [alternative for part in parts for alternative in _alternatives(part)]
+
+
+def _folder(pattern: str) -> str:
+    """The folder above all files that a pattern can match."""
+    parts = PurePosixPath(pattern).parts
+    plain = [*parts[: next((n for n, part in enumerate(parts) if re.search(r"[*?\[]", part)), len(parts))]]
+    if plain and len(plain) == len(parts) and pattern.endswith(SUFFIXES):
+        plain.pop()
+    return "/".join(plain)
+
+
+def _matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
+    """The files that a pattern names, as training/data/splits.py reads it: one without a suffix names a folder."""
+    patterns = [pattern] if pattern.endswith(SUFFIXES) else [f"{pattern}/*{end}" for end in SUFFIXES]
+    expressions = [re.compile(_expression(each)) for each in patterns]
+    return {path: seen for path, seen in files.items() if any(one.fullmatch(path) for one in expressions)}
+
+
+def _expression(pattern: str) -> str:
+    """A pattern of Python's glob as a regular expression; what is hidden is matched by name alone."""
+    parts = []
+    for part in pattern.split("/"):
+        if part == "**":
+            parts.append("(?:[^/.][^/]*/)*")
+            continue
+        text = re.sub(r"\\\[(.+?)\\\]", lambda found: f"[{found[1].replace(chr(92), '').replace('!', '^', 1)}]", re.escape(part))
+        text = text.replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
+        parts.append(f"{'(?!' + chr(92) + '.)' if re.match(r'[*?[]', part) else ''}{text}/")
+    return "".join(parts).removesuffix("/")
+
+
+def _here(project: Path, folder: str) -> dict[str, Seen]:
+    found = {}
+    for above, _, names in os.walk(project / folder, followlinks=True):
+        for name in names:
+            path = Path(above, name)
+            if name.endswith(SUFFIXES) and path.is_file():
+                about = path.stat()
+                found[str(path.relative_to(project))] = (about.st_size, int(about.st_mtime))
+    return found
+
+
+def _there(
+    host: Host, facts: Facts, folders: Iterable[str], texts: Iterable[str]
+) -> tuple[dict[str, Seen], dict[str, str], tuple[str, ...]]:
+    """Files of data sets, SHA-256 of other files, and where the machine's own downloads lie, all relative to its `code`."""
+    names = " -o ".join(f"-name '*{end}'" for end in SUFFIXES)
+    finds = [
+        f"find -L {shlex.quote(folder or '.')} -type f \\( {names} \\) -printf 'F %s %T@ %p\\n' 2>/dev/null" for folder in folders
+    ]
+    sums = [f"sha256sum -- {shlex.quote(path)} 2>/dev/null | sed 's/^/S /'" for path in texts]
+    script = "; ".join(
+        [f"cd {shlex.quote(f'{facts.root}/code')} || exit 1", *finds, *sums, "cat data/.sources.json 2>/dev/null; true"]
+    )
+    lines = host.ask(script).out.splitlines()
+    found, digests, rest = {}, {}, []
+    for line in lines:
+        if file := re.fullmatch(r"F (\d+) (\d+)(?:\.\d*)? (?:\./)?(.+)", line):
+            found[file[3]] = (int(file[1]), int(file[2]))
+        elif digest := re.fullmatch(r"S \\?([0-9a-f]{64})  (.+)", line):
+            digests[digest[2]] = digest[1]
+        else:
+            rest.append(line)
+    return found, digests, _targets("\n".join(rest))
+
+
+def _targets(record: str) -> tuple[str, ...]:
+    """Where the machine's downloads lie, by its record of them (training/sources/record.py)."""
+    with suppress(ValueError, RecursionError):
+        document = json.loads(record)
+        return tuple(f"data/{to}" for to in document) if isinstance(document, dict) else ()
+    return ()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,48 @@
+"""A stack's VM as Google tells it: whether it runs, since when, and when the cloud will stop it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from infra.cost import limit_of
+from infra.gcloud import NotFound, gcloud
+from infra.outputs import MachineOutputs
+
+ON = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
+"""It answers, or will without anybody's doing; in every other state it has to be started."""
+
+
+@dataclass(frozen=True)
+class Vm:
+    """The times have a zone; None where Google tells none."""
+
+    status: str
+    started: datetime | None = None
+    stopped: datetime | None = None
+    ends: datetime | None = None
+    """When the cloud stops or deletes it, whatever it does then; None if it is off or has no limit."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether it is worth waiting for an answer."""
+        return self.status in ON
+
+
+def vm_of(machine: MachineOutputs) -> Vm | None:
+    """Ask Google; None if the VM is not there.
+
+    Raises: Refused or Failed as `infra.gcloud.gcloud` does.
+    """
+    try:
+        vm: Mapping[str, Any] = gcloud(
+            "compute", "instances", "describe", machine.name, f"--project={machine.project}", f"--zone={machine.zone}"
+        )
+    except NotFound:
+        return None
+    status = str(vm["status"])
+    return Vm(status, _time(vm, "lastStartTimestamp"), _time(vm, "lastStopTimestamp"), limit_of(vm) if status in ON else None)
+
+
+def _time(vm: Mapping[str, Any], key: str) -> datetime | None:
+    return datetime.fromisoformat(vm[key]) if vm.get(key) else None

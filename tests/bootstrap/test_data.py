@@ -1,0 +1,264 @@
+"""Data of the laptop on a machine behind a real sshd: files come, go and differ, and no run reads what is not meant."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bootstrap import facts as machine_facts
+from bootstrap.apply import apply
+from bootstrap.bootstrap import _local
+from bootstrap.data import _alternatives, _folder, _here, _matching, compare, files_of
+from bootstrap.steps import Wanted, folders
+from bootstrap.steps import data as data_step
+from infra.refusal import Refused
+from training.data.splits import _files
+
+NOTHING = Wanted(Path("uv"), "", "", (), 0, (), "", "", "", None, None, True, (), "")
+SPLIT = '[datasets]\nscreen = "data/screen/*.h5ad"\n[training]\nscreen = "train"\n'
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A laptop's project with two files of data, in which one is."""
+    folder = tmp_path / "project"
+    (folder / "data" / "screen" / "more").mkdir(parents=True)
+    (folder / "data" / "screen" / "a.h5ad").write_text("a")
+    (folder / "data" / "screen" / "more" / "notes.txt").write_text("notes")
+    (folder / "screen_split.toml").write_text(SPLIT)
+    return folder
+
+
+@pytest.fixture
+def bring(host, project):
+    """`fab bootstrap --data data/screen`, as far as it is about data; how many steps it took."""
+
+    def to_machine(source: str = "data/screen") -> int:
+        apply(host, folders(machine_facts.ask(host), NOTHING))
+        found = machine_facts.ask(host)
+        local = _local(host, found, project, project / source, files_of(project / source))
+        return apply(host, data_step(found, replace(NOTHING, local_data=(local,))))
+
+    return to_machine
+
+
+@pytest.fixture
+def shipped(machine, bring, project):
+    """The data are there, and the split file, which travels as code."""
+    bring()
+    (machine.disk / "incubator" / "code" / "screen_split.toml").write_text(SPLIT)
+
+
+def names(machine) -> set[str]:
+    root = machine.disk / "incubator" / "data"
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+
+
+def check(host, project) -> None:
+    compare(host, machine_facts.ask(host), "screen_split.toml", None, project)
+
+
+def test_a_file_that_was_renamed_here_has_its_new_name_alone_there(machine, bring, project):
+    bring()
+    (project / "data" / "screen" / "a.h5ad").rename(project / "data" / "screen" / "b.h5ad")
+    (project / "data" / "screen" / "more" / "notes.txt").unlink()
+    (project / "data" / "screen" / "more").rmdir()
+
+    bring()
+
+    assert names(machine) == {"screen/b.h5ad"}
+    assert not (machine.disk / "incubator" / "data" / "screen" / "more").exists()
+    assert bring() == 0
+
+
+def test_what_no_bootstrap_has_brought_stays(machine, bring, project):
+    bring()
+    (machine.disk / "incubator" / "data" / "screen" / "mine.h5ad").write_text("by hand")
+    (project / "data" / "screen" / "more" / "notes.txt").unlink()
+
+    bring()
+
+    assert names(machine) == {"screen/a.h5ad", "screen/mine.h5ad"}
+
+
+def test_a_file_alone_and_its_folder_are_recorded_apart(machine, bring, project):
+    bring("data/screen/a.h5ad")
+    assert names(machine) == {"screen/a.h5ad"}
+    bring()
+    (project / "data" / "screen" / "more" / "notes.txt").unlink()
+
+    bring("data/screen/a.h5ad")
+
+    assert names(machine) == {"screen/a.h5ad", "screen/more/notes.txt"}
+
+
+def test_a_run_that_lives_keeps_its_data(host, project, bring):
+    bring()
+    (project / "data" / "screen" / "a.h5ad").unlink()
+    lives = replace(machine_facts.ask(host), living="screen")
+    source = project / "data" / "screen"
+
+    with pytest.raises(Refused, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
+        _local(host, lives, project, source, files_of(source))
+
+
+@pytest.mark.parametrize("text", ["[]", '{"to": "../../etc", "files": []}', '{"to": "data", "files": ["../x"]}', "\x1b[2J"])
+def test_a_record_that_is_none_removes_nothing(machine, bring, text):
+    bring()
+    (record,) = (machine.disk / "incubator" / "brought").iterdir()
+    record.write_text(f"{text}\n")
+
+    with pytest.raises(Exception, match=r"a record in /mnt/data/incubator/brought is none"):
+        bring()
+
+    assert names(machine) == {"screen/a.h5ad", "screen/more/notes.txt"}
+
+
+def test_a_run_that_reads_what_is_here_is_let_through(host, project, shipped):
+    check(host, project)
+
+
+def rename(machine, project):
+    (project / "data" / "screen" / "a.h5ad").rename(project / "data" / "screen" / "b.h5ad")
+
+
+def change(machine, project):
+    (project / "data" / "screen" / "a.h5ad").write_text("changed")
+
+
+def change_split(machine, project):
+    (project / "screen_split.toml").write_text(SPLIT + '[zeroshot]\n"screen.k562" = "test"\n')
+
+
+def forget_split(machine, project):
+    (machine.disk / "incubator" / "code" / "screen_split.toml").unlink()
+
+
+@pytest.mark.parametrize(
+    ("harm", "lines"),
+    [
+        (
+            rename,
+            ["data/screen/a.h5ad: is there, and not here: it would be trained on", "data/screen/b.h5ad: is here, and not there"],
+        ),
+        (change, ["data/screen/a.h5ad: is another one there"]),
+        (change_split, ["screen_split.toml: is another one there"]),
+        (forget_split, ["screen_split.toml: is not there"]),
+    ],
+)
+def test_what_differs_is_listed_before_a_run_begins(machine, host, project, shipped, harm, lines):
+    harm(machine, project)
+
+    with pytest.raises(Refused) as refusal:
+        check(host, project)
+
+    head, *told = str(refusal.value).splitlines()
+    assert head == "incubator-l4: what the run reads there is not what is here:"
+    assert told == [*(f"  {line}" for line in lines), "To make it the same: ./fab bootstrap --data data/screen"]
+
+
+def test_what_no_bootstrap_removes_is_removed_by_the_command_that_the_message_has(machine, host, project, shipped):
+    (machine.disk / "incubator" / "data" / "screen" / "it's mine.h5ad").write_text("by hand")
+
+    with pytest.raises(Refused, match=r"it's mine\.h5ad: is there, and not here") as refusal:
+        check(host, project)
+    command = re.search(r"so none removes it: (.*)", str(refusal.value))
+    assert command is not None
+    subprocess.run(["sh", "-c", command[1]], check=True, stdin=subprocess.DEVNULL)
+
+    check(host, project)
+    assert names(machine) == {"screen/a.h5ad", "screen/more/notes.txt"}
+
+
+def test_what_the_machine_has_downloaded_itself_is_no_difference(machine, host, project, shipped):
+    folder = machine.disk / "incubator" / "data"
+    (folder / "screen" / "atlas.h5ad").write_text("from the hub")
+    (folder / ".sources.json").write_text(json.dumps({"screen/atlas.h5ad": {}}))
+
+    check(host, project)
+
+
+def test_a_laptop_without_the_data_compares_nothing(host, project, shipped):
+    (project / "data" / "screen" / "a.h5ad").unlink()
+    (project / "screen_split.toml").unlink()
+
+    check(host, project)
+
+
+PATTERNS = (
+    "d", "d/", "d/*.h5ad", "d/[ab]*.h5ad", "d/[!a].h5", "d/?.h5ad", "d/**/*.h5ad", "**/*.h5", "d/e*", "d/{a,b}.h5ad", "d/a.h5ad",
+    "*/e/*.h5ad", "d/.hidden.h5ad", "./d/a.h5ad", "d/a+b.h5ad",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_a_pattern_names_here_what_the_split_file_names(tmp_path, monkeypatch, pattern):
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        "d/a.h5ad",
+        "d/b.h5ad",
+        "d/b.h5",
+        "d/a+b.h5ad",
+        "d/.hidden.h5ad",
+        "d/e/c.h5ad",
+        "d/e/f/g.h5ad",
+        "d/e/x.h5",
+        "h.h5",
+        "d/n.txt",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+    expected = {os.path.normpath(file) for each in _alternatives(pattern) for file in _files(Path("s.toml"), "screen", each)}
+    plain = [os.path.normpath(each) for each in _alternatives(pattern)]
+    found = {file for each in plain for file in _matching(each, _here(Path(), _folder(each)))}
+
+    assert found == expected
+
+
+def dangling(folder):
+    (folder / "old.h5ad").symlink_to("/gone/cells.h5ad")
+
+
+def loop(folder):
+    (folder / "again").symlink_to(folder)
+
+
+def pipe(folder):
+    os.mkfifo(folder / "pipe")
+
+
+def odd_name(folder):
+    (folder / "a\nb.h5ad").touch()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (dangling, r"old\.h5ad is a link to /gone/cells\.h5ad, which is not there \(accepted: files and folders; remove it: rm "),
+        (loop, r"again is a link to a folder that it lies in"),
+        (pipe, r"pipe is no file: a pipe, a socket or a device"),
+        (odd_name, r"'a\\nb\.h5ad': a file of this name cannot be copied to a machine; rename it"),
+    ],
+)
+def test_what_cannot_be_copied_is_one_refusal(project, make, said):
+    make(project / "data" / "screen")
+
+    with pytest.raises(Refused, match=said) as refusal:
+        files_of(project / "data" / "screen")
+
+    assert str(refusal.value).startswith(f"--data: {project / 'data' / 'screen'}: ")
+    assert str(refusal.value).isprintable()
+
+
+def test_links_to_files_and_folders_are_followed(project, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c.h5ad").touch()
+    (project / "data" / "screen" / "linked").symlink_to(tmp_path / "elsewhere")
+    (project / "data" / "screen" / "b.h5ad").symlink_to(tmp_path / "elsewhere" / "c.h5ad")
+
+    assert files_of(project / "data" / "screen") == ("a.h5ad", "b.h5ad", "linked/c.h5ad", "more/notes.txt")

@@ -1,0 +1,178 @@
+"""What the bucket tells of runs whose machine is off: how they stand, their log, and whether all of the machine is there."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.tools.pushed_run import push_finished_run
+from tests.training.supervision.conftest import REPOSITORY, until
+from training.checkpoints.manifest import MANIFEST
+from training.refusal import Failed, Refused
+from training.supervision.idle import IdleRule, write_rule
+from training.supervision.in_bucket import log_in, prove, status_in
+from training.supervision.job import JobPaths, own_command
+from training.supervision.last_word import say_last_word
+
+BEFORE = datetime.now(UTC) - timedelta(hours=1)
+GUARD = "import sys; from pathlib import Path; from training.supervision.idle import guard; guard(Path(sys.argv[1]), 0.05)"
+
+
+@pytest.fixture
+def pushed(root, bucket) -> JobPaths:
+    """A run that has finished and is in its bucket, on a machine with a name."""
+    return push_finished_run(root, "job", bucket)
+
+
+def in_bucket(bucket: str) -> Path:
+    return Path(bucket.removeprefix("file://")) / "runs" / "job"
+
+
+def test_a_finished_run_is_told_as_its_machine_told_it(pushed, bucket):
+    (job,) = status_in(bucket).jobs
+
+    assert (job.name, job.phase, job.step, job.total_steps) == ("job", "finished", 8, 8)
+    assert (job.checkpoint_step, job.safe_steps[-1], job.bucket) == (8, 8, bucket)
+
+
+def test_a_run_lives_as_long_as_its_lease_and_then_was_cut_off(pushed, bucket):
+    state = in_bucket(bucket) / "job" / "state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"phase": "running"}))
+    (cut_off,) = status_in(bucket).jobs
+    now = datetime.now(UTC).isoformat()
+    (in_bucket(bucket) / "lease.json").write_text(json.dumps({"holder": "incubator-l4:/x", "renewed": now}))
+    (lives,) = status_in(bucket).jobs
+
+    assert cut_off.phase == "cut off"
+    assert "it was running when it was last heard of" in cut_off.reason
+    assert lives.phase == "running"
+    assert "on incubator-l4:/x, which was heard of at" in lives.reason
+
+
+def test_what_is_no_run_is_passed_over_and_a_broken_one_is_told(pushed, bucket):
+    runs = in_bucket(bucket).parent
+    (runs / "notes.txt").write_text("mine")
+    (runs / "not begun" / "job").mkdir(parents=True)
+    (runs / "not begun" / "run.json").write_text("{}")
+    (runs / "other").mkdir()
+    (runs / "other" / "run.json").write_text("{}")
+    say_last_word(pushed.root)
+
+    assert [(job.name, job.phase) for job in status_in(bucket).jobs] == [("job", "finished"), ("other", "unknown")]
+
+
+def test_the_end_of_a_log(pushed, bucket):
+    log = pushed.log.read_text().splitlines()
+
+    assert log_in(bucket, None, 2).splitlines() == log[-2:]
+    assert log_in(bucket, "job", 0) == ""
+    with pytest.raises(Refused, match=r"has no run screen \(in the bucket: job\)"):
+        log_in(bucket, "screen", 2)
+
+
+def test_the_guard_says_the_last_word_before_it_powers_off(pushed, bucket):
+    mark = pushed.root.parent / "off"
+    word = in_bucket(bucket).parent / ".machines" / "incubator-l4.json"
+    write_rule(pushed.root, IdleRule(minutes=0.001, command=("cp", str(word), str(mark))))  # it must be there by then
+    guard = "import training.supervision.idle as idle; idle.ssh_sessions = lambda: []; " + GUARD
+
+    with subprocess.Popen([sys.executable, "-c", guard, str(pushed.root)], cwd=REPOSITORY) as process:
+        try:
+            until(mark.exists)
+        finally:
+            process.kill()
+
+    assert [job["name"] for job in json.loads(mark.read_text())["jobs"]] == ["job"]
+
+
+def test_all_of_a_machine_that_is_off_is_proven(pushed, bucket):
+    say_last_word(pushed.root)
+
+    head, line = prove(bucket, "incubator-l4", BEFORE)
+
+    assert head.startswith("incubator-l4 compared its disk with the bucket before it powered itself off, at 2")
+    assert head.endswith(" UTC: 1 runs, everything was there")
+    assert line.startswith(f"job: finished at step 8; {bucket}/runs/job has job/state.json, run.json, model.pt, and the checkpoint")
+    assert "of step 8: " in line
+
+
+def test_a_machine_on_which_nothing_ever_ran_has_nothing_to_lose(root, bucket):
+    (root / "machine.json").write_text(json.dumps({"name": "incubator-l4", "bucket": bucket}))
+    say_last_word(root)
+
+    (line,) = prove(bucket, "incubator-l4", BEFORE)
+
+    assert line.endswith("no run was ever started there")
+
+
+def remove_checkpoint(paths, bucket):
+    (in_bucket(bucket) / "checkpoints" / "step=000000008" / MANIFEST).unlink()
+
+
+def shorten_checkpoint(paths, bucket):
+    (in_bucket(bucket) / "checkpoints" / "step=000000008" / "trainer.ckpt").write_text("")
+
+
+def remove_model(paths, bucket):
+    (in_bucket(bucket) / "model.pt").unlink()
+
+
+def remove_word(paths, bucket):
+    (in_bucket(bucket).parent / ".machines" / "incubator-l4.json").unlink()
+
+
+def change_disk(paths, bucket):
+    (paths.run / "evaluation.csv").write_text("new")
+    say_last_word(paths.root)
+
+
+def leave_stray(paths, bucket):
+    (paths.root / "runs" / "by_hand").mkdir()
+    say_last_word(paths.root)
+
+
+def job_without_bucket(paths, bucket):
+    paths.job_file.write_text(json.dumps({"name": "job"}))
+    say_last_word(paths.root)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (remove_checkpoint, r"lacks the checkpoint of step 8 \(newest there: "),
+        (shorten_checkpoint, r"lacks the checkpoint of step 8 \(newest there: "),
+        (remove_model, r"job: .*/runs/job lacks model\.pt"),
+        (remove_word, "has no last word of incubator-l4"),
+        (change_disk, r"job \(finished, step 8\): not everything was in "),
+        (leave_stray, "runs/by_hand belongs to no job, and is on its disk alone"),
+        (job_without_bucket, "job has no bucket: it is on its disk alone"),
+    ],
+)
+def test_what_is_missing_is_not_proven(pushed, bucket, harm, said):
+    say_last_word(pushed.root)
+    harm(pushed, bucket)
+
+    with pytest.raises(Failed, match=said):
+        prove(bucket, "incubator-l4", BEFORE)
+
+
+def test_a_word_before_the_latest_start_says_nothing(pushed, bucket):
+    say_last_word(pushed.root)
+
+    with pytest.raises(Failed, match=r"its VM was started after that, at .*: what it did since is not known"):
+        prove(bucket, "incubator-l4", datetime.now(UTC) + timedelta(seconds=1))
+
+
+def test_on_the_command_line_what_is_not_proven_ends_with_1(pushed, bucket):
+    words = own_command(Path(), "prove", bucket, "incubator-l4", BEFORE.isoformat())
+
+    before = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    say_last_word(pushed.root)
+    after = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+
+    assert (before.returncode, after.returncode) == (1, 0), before.stderr + after.stderr
+    assert "has no last word of incubator-l4" in before.stderr
+    assert "everything was there" in after.stdout

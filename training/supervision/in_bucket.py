@@ -1,0 +1,161 @@
+"""How runs stand by what their bucket has: for when their machine is off or gone. Works on any computer."""
+
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+from training.bucket.bucket import Bucket, Stored, open_bucket
+from training.checkpoints.lease import STALE_AFTER, lease_in
+from training.checkpoints.manifest import Manifest
+from training.checkpoints.progress_file import progress_of
+from training.checkpoints.pull import manifests_in
+from training.refusal import Failed, Refused
+from training.supervision.bucket_side import runs_in
+from training.supervision.last_word import last_word
+from training.supervision.report import FORMAT, JobStatus, Status
+from training.supervision.state import FINAL, State, state_of
+from training.untrusted import single_name
+
+AT_ONCE = 8
+Objects = dict[str, Stored]
+
+
+def status_in(url: str) -> Status:
+    """Each run of a bucket, with what was known when it was last pushed.
+
+    Raises: as Bucket's methods do.
+    """
+    bucket = open_bucket(url)
+    objects = _by_run(bucket.listing("runs"))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        jobs = tuple(pool.map(lambda name: _job(bucket, name, objects[name]), sorted(objects)))
+    return Status(FORMAT, datetime.now(UTC).isoformat(timespec="seconds"), jobs)
+
+
+def log_in(url: str, name: str | None, lines: int) -> str:
+    """The last lines that a run has printed; the only run of the bucket, if no name is given.
+
+    Raises: Refused naming the runs there are; as Bucket's methods do.
+    """
+    bucket, names = open_bucket(url), runs_in(url)
+    chosen = names[0] if name is None and len(names) == 1 else name
+    if chosen not in names:
+        what = f"has no run {chosen}" if chosen else "which run? name it: --run NAME"
+        raise Refused(f"{url}: {what} (in the bucket: {', '.join(names) or 'none'})")
+    text = bucket.read(f"runs/{chosen}/job/training.log")
+    if text is None:
+        raise Failed(f"{url}: {chosen} has left no log there")
+    return "\n".join(text.decode(errors="replace").splitlines()[-lines:] if lines else [])
+
+
+def prove(url: str, machine: str, since: datetime) -> list[str]:
+    """Whether destroying a machine that is off loses nothing; what was compared, a line a run.
+
+    The machine's last word must be younger than the last start of its VM (`since`). Of each run, the machine itself has compared
+    its disk with what was sent, file by file; here the bucket is compared with the manifest of the newest checkpoint.
+
+    Raises: Failed with all that is not proven; as Bucket's methods do.
+    """
+    bucket = open_bucket(url)
+    word = last_word(bucket, machine)
+    if word is None or word.time is None:
+        raise Failed(f"{url} has no last word of {machine}: a machine writes one when its idle guard powers it off")
+    said = datetime.fromisoformat(word.time).astimezone(UTC)
+    if said <= since:
+        raise Failed(
+            f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was started after that, at {_moment(since)}: "
+            "what it did since is not known"
+        )
+    lines, missing = [], [f"{path} belongs to no job, and is on its disk alone" for path in word.strays]
+    for job in word.jobs:
+        try:
+            lines.append(_compared(job, url))
+        except Failed as failure:
+            missing.append(str(failure))
+    if missing:
+        raise Failed("; ".join(missing))
+    head = f"{machine} compared its disk with the bucket before it powered itself off, at {_moment(said)}"
+    return [f"{head}: {len(lines)} runs, everything was there" if lines else f"{head}: no run was ever started there", *lines]
+
+
+def _compared(job: JobStatus, url: str) -> str:
+    """Compare what a machine said of a job with the bucket as it is now.
+
+    Raises: Failed with what is missing.
+    """
+    if job.bucket is None:
+        raise Failed(f"{job.name} has no bucket: it is on its disk alone")
+    if job.bucket != url and not job.bucket.startswith("gs://"):
+        raise Failed(f"{job.name} goes to {job.bucket}, a folder of the machine itself")
+    if not job.is_safe:
+        raise Failed(f"{job.name} ({job.phase}, step {job.step}): not everything was in {job.bucket} when the machine went off")
+    bucket, prefix = open_bucket(job.bucket), f"runs/{job.name}"
+    objects = bucket.listing(prefix)
+    files = ["job/state.json", *(["run.json"] if job.step else []), *(["model.pt"] if job.phase == "finished" else [])]
+    gone = [name for name in files if f"{prefix}/{name}" not in objects]
+    there = manifests_in(bucket, f"{prefix}/checkpoints", objects)
+    if job.checkpoint_step is not None and job.checkpoint_step > max(there, default=-1):
+        gone.append(f"the checkpoint of step {job.checkpoint_step} (newest there: {max(there, default='none')})")
+    if gone:
+        raise Failed(f"{job.name}: {job.bucket}/{prefix} lacks {', '.join(gone)}")
+    checkpoint = f", and {_size(there[max(there)])}" if there else ""
+    return f"{job.name}: {job.phase} at step {job.step}; {bucket.url}/{prefix} has {', '.join(files)}{checkpoint}"
+
+
+def _size(manifest: Manifest) -> str:
+    size = sum(file.size for file in manifest.files)
+    return f"the checkpoint of step {manifest.step}: {len(manifest.files)} files, {size:,} bytes, as its manifest says"
+
+
+def _by_run(objects: Objects) -> dict[str, Objects]:
+    """Those of each run that has begun, by its name; what is no name of a run is passed over."""
+    found: dict[str, Objects] = defaultdict(dict)
+    for name, stored in objects.items():
+        found[name.split("/")[1]][name] = stored
+    return {run: of_it for run, of_it in found.items() if f"runs/{run}/run.json" in of_it and _is_name(run)}
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return bool(single_name(text, "bucket"))
+    except Refused:
+        return False
+
+
+def _job(bucket: Bucket, name: str, objects: Objects) -> JobStatus:
+    prefix = f"runs/{name}"
+    state = state_of(bucket.read(f"{prefix}/job/state.json") or b"")
+    progress = progress_of(bucket.read(f"{prefix}/progress.json") or b"")
+    steps = tuple(sorted(manifests_in(bucket, f"{prefix}/checkpoints", objects)))
+    phase, reason = _phase(bucket, name, state)
+    return JobStatus(
+        name=name,
+        phase=phase,
+        reason=reason,
+        step=max(progress.step if progress else 0, *steps, 0),
+        total_steps=(progress.total_steps if progress else 0) or None,
+        loss=progress.loss if progress else None,
+        checkpoint_step=steps[-1] if steps else None,
+        bucket=bucket.url,
+        safe_steps=steps,
+        restarts=max(0, len(state.starts) - 1) if state else 0,
+        run_seconds=sum(start.seconds for start in state.starts) if state else 0.0,
+        error_tail=state.tail if state and state.phase == "failed" else "",
+    )
+
+
+def _phase(bucket: Bucket, name: str, state: State | None) -> tuple[str, str]:
+    """A run that has not ended lives as long as a machine renews its lease; after that it was cut off."""
+    if state is None:
+        return "unknown", "the bucket has no state.json of it"
+    if state.phase in FINAL:
+        return state.phase, state.reason
+    holder, renewed = lease_in(bucket, name)
+    if datetime.now(UTC) - renewed < STALE_AFTER:
+        return state.phase, f"on {holder}, which was heard of at {_moment(renewed)}"
+    said = f"it was {state.phase} when it was last heard of"
+    return "cut off", f"{said}; its machine goes on with it at the next boot, and `train` does on any machine"
+
+
+def _moment(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
