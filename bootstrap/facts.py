@@ -45,7 +45,11 @@ say tokens "$(stat -c %a "$root/env" 2>/dev/null) $(sum "$root/env")"
 say hooks "$(sum "$root/boot-hook") $(sum "$root/last-sync")"
 say place "$(sum "$root/machine.json")"
 say swapfile_kib "$(du -k --apparent-size "$root/swapfile" 2>/dev/null | cut -f 1)"
-[ "$(has crontab)" ] && crontab -l 2>/dev/null | grep -qF "$root/boot-hook" && say is_in_crontab yes
+if [ "$(has crontab)" ]; then
+    lines=$(crontab -l 2>/dev/null | grep -F "$root/boot-hook")
+    case $lines in *@reboot*) say is_in_crontab yes;; esac
+    case $lines in *' revive'*) say is_watched yes;; esac
+fi
 for lock in "$root"/jobs/*/lock; do
     [ -e "$lock" ] && ! flock -n "$lock" true && living="$living $(basename "$(dirname "$lock")")"
 done
@@ -105,6 +109,8 @@ class Facts:
     place: Line = ""
     swapfile_kib: Count = 0
     is_in_crontab: bool = False
+    is_watched: bool = False
+    """Whether cron starts killed supervisors again."""
     living: Line = ""
     """Names of the runs whose supervisor lives."""
     idle: Line = ""

@@ -61,12 +61,13 @@ def install_unit(root: str, name: str) -> str:
 
 
 def boot_hook(root: str) -> str:
-    """Called at every boot as its owner: by the start-up script of a rented machine, otherwise by cron."""
-    swap = shlex.quote(f"{root}/swapfile")
+    """Called at every boot as its owner: by the start-up script of a rented machine, otherwise by cron; by cron in between, too."""
+    swap, log = shlex.quote(f"{root}/swapfile"), shlex.quote(f"{root}/boot.log")
     return (
-        "#!/bin/sh\n# Written by fab bootstrap: goes on with the runs that were not finished.\n"
-        f"[ -e {swap} ] && sudo -n swapon {swap}\n"
-        f"exec {supervision(root, 'boot')} </dev/null >>{shlex.quote(f'{root}/boot.log')} 2>&1\n"
+        "#!/bin/sh\n# Written by fab bootstrap: goes on with the runs that were not finished; said `revive`, with those whose "
+        "supervisor was killed.\n"
+        f"[ $# = 0 ] && [ -e {swap} ] && sudo -n swapon {swap}\n"
+        f'exec {supervision(root)}"${{1:-boot}}" </dev/null >>{log} 2>&1\n'
     )
 
 

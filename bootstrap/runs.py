@@ -25,6 +25,7 @@ from training.config_loader import load_config
 from training.config_text import commented_yaml
 from training.supervision.job import FORMAT
 from training.supervision.report import JobStatus, Status, from_json
+from training.supervision.staging import TAKE_OVER
 
 PUSH_SECONDS = 60
 WATCH_SECONDS = 10
@@ -33,8 +34,12 @@ ROOT = Path(__file__).parent.parent
 _BUCKET = re.compile(r"gs://[a-z0-9][\w.-]+[a-z0-9](/[^/\s]+)*/?|file:///\S.*")
 
 
-def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | None, systemd: bool) -> None:
+def train(
+    host: Host, run: Path | None, settings: Sequence[str], bucket: str | None, systemd: bool, take_over: bool = False
+) -> None:
     """Start a run that needs nobody, and return when its first optimizer step is done.
+
+    `take_over`: another machine, which is gone for good, still has the run's lease in the bucket.
 
     Raises: Refused for a configuration that cannot be, a machine without a bootstrap, or a run of this name that lives; Failed if
         it dies before its first step, with the end of its log.
@@ -48,7 +53,7 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
         )
     compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
     there = _status(host, facts)
-    known = _refuse_living(host, there, config.name)
+    known = _refuse_living(host, there, config.name, bucket)
     bucket = bucket or host.machine.bucket or _known_bucket(host, known)
     _need_folder(host, bucket)
     staged = f"{facts.root}/.staged/{config.name}.{uuid4().hex[:8]}"
@@ -59,7 +64,8 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
         "push_interval_seconds": PUSH_SECONDS,
         "secrets": list(host.machine.secrets),
     }
-    for name, text in (("job.json", json.dumps(job, indent=1) + "\n"), ("run.yaml", commented_yaml(config))):
+    files = {"job.json": json.dumps(job, indent=1) + "\n", "run.yaml": commented_yaml(config)}
+    for name, text in (files | ({TAKE_OVER: ""} if take_over else {})).items():
         _sure(host, f"mkdir -p {_q(staged)} && cat >{_q(f'{staged}/{name}')}", stdin=text)
     try:
         _check(host, facts, config, staged)
@@ -70,7 +76,7 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
         raise
     code = show_verb(host, facts, "wait", config.name, "--from", staged)
     if code == 2:
-        raise Refused(f"{host.machine.label}: {config.name} was started from elsewhere at the same time (see above)")
+        raise Refused(f"{host.machine.label}: {config.name} was not started (see above)")
     if code:
         raise Failed(f"{host.machine.label}: {config.name} did not reach its first step (see above); the whole log: ./fab logs")
     print(_started(host, facts, config.name, bucket), flush=True)
@@ -158,13 +164,15 @@ def logs(host: Host, name: str | None, follow: bool, lines: int) -> None:
         print()
 
 
-def stop(host: Host, name: str | None) -> None:
+def stop(host: Host, name: str | None, seconds: int | None = None) -> None:
     """End a run: checkpoint, then its last results to the bucket.
+
+    Units: `seconds` to wait at most; None is an hour.
 
     Raises: Failed if it is not safe to destroy the machine after it.
     """
     facts, job = job_of(host, name)
-    if show_verb(host, facts, "stop", job.name):
+    if show_verb(host, facts, "stop", job.name, *(() if seconds is None else ("--seconds", str(seconds)))):
         raise Failed(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
 
 
@@ -232,11 +240,17 @@ def need_bootstrap(host: Host, facts: Facts) -> None:
         raise Refused(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
 
 
-def _refuse_living(host: Host, there: Status, name: str) -> JobStatus | None:
-    """Refuse to start what lives. Returns: what is known of an earlier start."""
+def _refuse_living(host: Host, there: Status, name: str, bucket: str | None) -> JobStatus | None:
+    """Refuse to start what lives, but for a run that only pushes and is to have another bucket.
+
+    Returns: what is known of an earlier start.
+    """
     known = None
     for job in there.jobs:
         known = job if job.name == name else known
+        if job.name == name and job.phase == "pushing" and bucket not in (None, job.bucket):
+            print(f"{name} only pushes, to {job.bucket}: from now on it goes to {bucket}", flush=True)
+            continue
         if job.supervisor_pid is not None and job.name == name:
             raise Refused(
                 f"{host.machine.label}: {name} is {job.phase} already, at step {job.step} of {job.total_steps or '?'}; "

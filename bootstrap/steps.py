@@ -208,8 +208,13 @@ def last_words(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     if wanted.place and facts.place != hashlib.sha256(wanted.place.encode()).hexdigest():
         yield Command("its name, for its last word", f"printf %s {_q(wanted.place)} >{_q(f'{facts.root}/machine.json')}")
     if not wanted.has_startup_script and facts.crontab and not facts.is_in_crontab:
-        line = f"@reboot {_q(f'{facts.root}/boot-hook')}"
-        yield Command("cron calls boot-hook at every boot", f"{{ crontab -l 2>/dev/null; echo {_q(line)}; }} | crontab -")
+        yield _cron("cron calls boot-hook at every boot", f"@reboot {_q(f'{facts.root}/boot-hook')}")
+    if facts.crontab and not facts.is_watched:
+        yield _cron("cron starts killed supervisors again", f"*/5 * * * * {_q(f'{facts.root}/boot-hook')} revive")
+
+
+def _cron(name: str, line: str) -> Command:
+    return Command(name, f"{{ crontab -l 2>/dev/null; echo {_q(line)}; }} | crontab -")
 
 
 def idle_guard(facts: Facts, wanted: Wanted) -> Iterator[Action]:

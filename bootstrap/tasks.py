@@ -165,6 +165,7 @@ def bootstrap(
         "bucket": "with --host: where the results go, gs://BUCKET, or file:///FOLDER, an existing folder of that machine "
         "(default with a stack: its bucket)",
         "systemd": "start the run as a systemd unit, which needs sudo on the machine (default: under nohup)",
+        "take-over": "the machine that wrote this run before is gone for good: take its run over (default: no)",
     },
     iterable=["set"],
 )
@@ -178,6 +179,7 @@ def train(
     folder: str | None = None,
     bucket: str | None = None,
     systemd: bool = False,
+    take_over: bool = False,
 ) -> None:
     """Start a run on a machine. It goes on after logout and reboot, and its checkpoints go to the bucket.
 
@@ -190,7 +192,7 @@ def train(
     there = _host(stack, host, folder)
     if bucket and there.machine.bucket:
         raise Refused(f"--bucket {bucket}: the stack has a bucket, {there.machine.bucket}; --bucket goes with --host")
-    runs.train(there, file, set, bucket, systemd)
+    runs.train(there, file, set, bucket, systemd, take_over)
 
 
 @task(
@@ -266,15 +268,23 @@ def logs(
     runs.logs(connect(found), run, follow, lines)
 
 
-@task(help={**MACHINE, **RUN})
+@task(help={**MACHINE, **RUN, "seconds": "how long to wait at most for the checkpoint and the bucket (default: 3600)"})
 @plain_refusals
-def stop(c: Context, run: str | None = None, stack: str | None = None, host: str | None = None, folder: str | None = None) -> None:
+def stop(
+    c: Context,
+    run: str | None = None,
+    stack: str | None = None,
+    host: str | None = None,
+    folder: str | None = None,
+    seconds: str | None = None,
+) -> None:
     """End a run with a checkpoint, and copy its last results to the bucket. After that the machine may be destroyed.
 
-    `./fab train` with the same run file goes on from the checkpoint.
+    It says what it waits for. `./fab train` with the same run file goes on from the checkpoint.
     Example: ./fab stop --run screen
     """
-    runs.stop(_host(stack, host, folder), run)
+    limit = _number("--seconds", seconds, least=1)
+    runs.stop(_host(stack, host, folder), run, limit)
 
 
 @task(

@@ -28,6 +28,14 @@ def file_below(name: str, source: str) -> str:
     return name
 
 
+def is_file_below(name: str) -> bool:
+    """Whether `file_below` accepts a name."""
+    try:
+        return bool(file_below(name, ""))
+    except Refused:
+        return False
+
+
 def path_below(folder: Path, name: str, source: str) -> Path:
     """The path of `name` below `folder`: nothing on the way from `folder` to it, nor the file itself, is a symbolic link.
 

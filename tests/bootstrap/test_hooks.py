@@ -34,6 +34,10 @@ def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
     called = (tmp_path / "called").read_text().splitlines()
     assert called == [f"sudo -n swapon {root}/swapfile", f"-P -m training.supervision --root {root} boot"]
 
+    subprocess.run(["sh", root / "boot-hook", "revive"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
+
+    assert (tmp_path / "called").read_text().splitlines()[2:] == [f"-P -m training.supervision --root {root} revive"]
+
 
 @pytest.mark.needs("systemd-analyze")
 def test_systemd_takes_the_unit(tmp_path: Path):

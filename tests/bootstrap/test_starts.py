@@ -77,6 +77,40 @@ def test_a_run_that_has_finished_by_its_start_does_not_train(there, host, run, c
     assert words in capsys.readouterr().out
 
 
+def test_a_run_that_only_pushes_may_be_given_another_bucket_and_one_that_trains_may_not(there, host, run, capsys):
+    job = NOW["jobs"][0] | {"name": "screen", "bucket": "gs://wrong", "phase": "pushing", "reason": "finished"}
+    there.says(NOW | {"jobs": [job]})
+    for bucket in (None, "gs://wrong"):
+        with pytest.raises(Refused, match="screen is pushing already"):
+            runs.train(host, run, [], bucket, systemd=False)
+
+    runs.train(host, run, [], "gs://right", systemd=False)
+
+    assert "screen only pushes, to gs://wrong: from now on it goes to gs://right" in capsys.readouterr().out
+    assert staged(there)["bucket"] == "gs://right"
+    there.says(NOW | {"jobs": [job | {"phase": "running"}]})
+    with pytest.raises(Refused, match="screen is running already"):
+        runs.train(host, run, [], "gs://right", systemd=False)
+
+
+@pytest.mark.parametrize("take_over", [True, False])
+def test_a_run_is_taken_over_only_if_that_is_said(there, host, run, take_over):
+    there.says(NOW)
+
+    runs.train(host, run, [], "gs://cells", systemd=False, take_over=take_over)
+
+    assert [path.name for path in there.root.glob(".staged/*/take-over")] == ["take-over"] * take_over
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(None, "stop job"), (90, "stop job --seconds 90")])
+def test_a_stop_waits_as_long_as_it_is_told(there, host, seconds, words):
+    there.python(f'echo "$*" >>{ROOT}/called; cat {ROOT}/answer')
+
+    runs.stop(host, "job", seconds)
+
+    assert (there.root / "called").read_text().splitlines()[-1].endswith(f"--root {ROOT} {words}")
+
+
 def test_the_folder_of_a_bucket_must_be_there_and_the_message_says_how(there, host, run):
     there.says(NOW)
 

@@ -63,8 +63,11 @@ class Bucket(ABC):
     """Set when another download of the same `fetch` has failed: those under way end at their next part."""
 
     @abstractmethod
-    def listing(self, prefix: str) -> dict[str, Stored]:
-        """The objects below the folder `prefix` ("": all), by name. Folder markers of Google's console are left out."""
+    def listing(self, prefix: str, pass_over: bool = False) -> dict[str, Stored]:
+        """The objects below the folder `prefix` ("": all), by name. Folder markers of Google's console are left out.
+
+        `pass_over` leaves out what is no path below a folder, for who writes nothing to this disk: it is somebody else's.
+        """
 
     @abstractmethod
     def about(self, name: str) -> Stored | None:

@@ -13,7 +13,7 @@ from stat import S_ISREG
 from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
 from training.bucket.local_files import ARRIVING, BLOCK, md5_of, whole_file
 from training.refusal import Failed, Refused
-from training.untrusted import file_below, path_below
+from training.untrusted import file_below, is_file_below, path_below
 
 _MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -24,10 +24,12 @@ class FolderBucket(Bucket):
     def __init__(self, url: str, folder: Path) -> None:
         self.url, self.folder = url, folder
 
-    def listing(self, prefix: str) -> dict[str, Stored]:
+    def listing(self, prefix: str, pass_over: bool = False) -> dict[str, Stored]:
         """Reads every file below `prefix`."""
         found = {}
         for name in self._names(prefix, arriving=False):
+            if pass_over and not is_file_below(name):
+                continue
             if stored := self._stored(self.folder / name):
                 found[file_below(name, self.url)] = stored
         return found

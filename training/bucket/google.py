@@ -18,7 +18,7 @@ from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
 from training.bucket.local_files import BLOCK, remove_kept, whole_file
 from training.bucket.login import COMMAND, Login, log_in, plain_login_errors
 from training.refusal import Failed, Refused
-from training.untrusted import escaped, file_below
+from training.untrusted import escaped, file_below, is_file_below
 
 TIMEOUT_SECONDS = (10.0, 60.0)
 """To connect, and between two bytes."""
@@ -40,14 +40,16 @@ class GoogleBucket(Bucket):
         self._is_known = False
         """Whether the bucket has answered: an object that is not found is then not there, rather than the bucket."""
 
-    def listing(self, prefix: str) -> dict[str, Stored]:
+    def listing(self, prefix: str, pass_over: bool = False) -> dict[str, Stored]:
         """One request a thousand objects."""
         with self._plainly():
             blobs = self._client.list_blobs(self._bucket, prefix=self._base + (f"{prefix}/" if prefix else ""), **self._patience)
             found = {}
             for blob in blobs:
-                if not (blob.name.endswith("/") and not blob.size):  # else a folder that the console made
-                    found[file_below(blob.name.removeprefix(self._base), self.url)] = _stored(blob)
+                name = blob.name.removeprefix(self._base)
+                if (blob.name.endswith("/") and not blob.size) or (pass_over and not is_file_below(name)):
+                    continue  # the former is a folder that the console made
+                found[file_below(name, self.url)] = _stored(blob)
         self._is_known = True
         return found
 

@@ -1,6 +1,8 @@
 """When a checkpoint is written, which ones stay, and what happens when the disk is full."""
 
+import errno
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -108,10 +110,10 @@ class SaveCheckpoints(L.Callback):
             kept = complete_checkpoints(self.root)
             previous = f"{kept[-1].folder} is intact" if kept else "there is no earlier one"
             way_on = "go on with resume=true" if kept else "start anew with overwrite=true"
-            free = shutil.disk_usage(self.root).free / 2**20
+            free = shutil.disk_usage(self.root.parent).free / 2**20
             raise Failed(
                 f"{final}: the checkpoint of step {step} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB free "
-                f"there); {previous}. Free some space, then {way_on}."
+                f"there); {previous}. {_remedy(error, self.root)}, then {way_on}."
             ) from error
         log.info("step %d: checkpoint %s%s", step, final, "" if value is None else f" (val/loss_total {value:.6g})")
 
@@ -122,3 +124,14 @@ class SaveCheckpoints(L.Callback):
             if checkpoint.step not in stay:
                 (checkpoint.folder / "MANIFEST.json").unlink()  # first: what is half removed must not count
                 shutil.rmtree(checkpoint.folder)
+
+
+def _remedy(error: Exception, root: Path) -> str:
+    number = getattr(error, "errno", None)
+    if number in (errno.EACCES, errno.EPERM):
+        return f"Let user id {os.geteuid()} write to {root} again (chown or chmod it)"
+    if number == errno.EROFS:
+        return f"Mount the disk of {root} for writing again"
+    if number in (None, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return "Free some space"
+    return f"See to the disk of {root}"

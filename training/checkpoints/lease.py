@@ -28,24 +28,30 @@ def holder_of(job: Path) -> str:
     return f"{socket.gethostname()}{machine and '-'}{machine}:{os.path.abspath(job)}"
 
 
-def claim(bucket_url: str, name: str, holder: str) -> None:
-    """Take the lease of a run, or renew it.
+def claim(bucket_url: str, name: str, holder: str, take_over: bool = False) -> None:
+    """Take the lease of a run, or renew it; `take_over` does not ask whose it is.
 
     Raises: Taken while it is another holder's and younger than 15 minutes; as Bucket's methods do.
     """
-    claim_in(open_bucket(bucket_url), name, holder)
+    claim_in(open_bucket(bucket_url), name, holder, take_over)
 
 
-def claim_in(bucket: Bucket, name: str, holder: str) -> None:
-    """`claim`, in a bucket that is open."""
+def claim_in(bucket: Bucket, name: str, holder: str, take_over: bool = False) -> bool:
+    """`claim`, in a bucket that is open.
+
+    Returns: whether it was this holder's already.
+    """
     stored = bucket.about(_lease(name))
-    if stored is not None:
-        _refuse_other(bucket, name, holder)
+    if take_over:
+        before = None
+    else:
+        before = _refuse_other(bucket, name, holder) if stored is not None else None
     now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
         bucket.write(_lease(name), json.dumps({"holder": holder, "renewed": now}).encode(), stored.generation if stored else 0)
     except Changed:
         _refuse_other(bucket, name, holder)
+    return before == holder
 
 
 def release(bucket_url: str, name: str, holder: str) -> None:
@@ -64,7 +70,8 @@ def release_in(bucket: Bucket, name: str, holder: str) -> None:
             bucket.remove([_lease(name)], stored.generation)
 
 
-def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
+def _refuse_other(bucket: Bucket, name: str, holder: str) -> str:
+    """Returns: whose it is, or was."""
     other, renewed = lease_in(bucket, name)
     now = datetime.now(UTC)
     # A clock that was ahead when it wrote must not lock the run until then.
@@ -72,9 +79,10 @@ def _refuse_other(bucket: Bucket, name: str, holder: str) -> None:
         until = renewed + STALE_AFTER
         raise Taken(
             f"{bucket.url}/runs/{name}: {escaped(other[:200])} writes this run, and was heard of at {renewed:%H:%M:%S} UTC: "
-            "stop the run there (fab stop), take another name, or, if that machine is gone for good, try again after "
-            f"{until:%H:%M:%S} UTC"
+            "stop the run there (fab stop), or take another name; if that machine is gone for good, take its run over (fab train "
+            f"--take-over), or try again after {until:%H:%M:%S} UTC"
         )
+    return other
 
 
 def lease_in(bucket: Bucket, name: str) -> tuple[str, datetime]:

@@ -18,11 +18,11 @@ from training.checkpoints.manifest import (
     complete_checkpoints,
     folder_of,
     is_intact,
-    manifest_of,
 )
-from training.checkpoints.push_state import NOT_FILES, beginning_of
+from training.checkpoints.push_state import NOT_FILES
+from training.checkpoints.reach import beginning_of, manifests_in_bucket
 from training.refusal import Failed, Refused
-from training.untrusted import escaped, path_below, single_name
+from training.untrusted import path_below, single_name
 
 __all__ = ["Pulled", "claim", "holder_of", "pull_run", "release"]
 
@@ -57,7 +57,7 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     begun = beginning_of(bucket.read(f"{prefix}/run.json"))
     if begun is None:
         raise Refused(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
-    there = manifests_in(bucket, f"{prefix}/checkpoints", objects)
+    there = dict(manifests_in_bucket(bucket, f"{prefix}/checkpoints", objects))
     _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
     small = _small_files(objects, prefix, everything=checkpoints == "all")
     try:
@@ -78,27 +78,6 @@ def _small_files(objects: dict[str, Stored], prefix: str, everything: bool) -> d
     """All that is no checkpoint; the job's files only with `everything`."""
     left_out = set(NOT_FILES) - ({"job"} if everything else set())
     return {name: stored for name, stored in objects.items() if name.removeprefix(f"{prefix}/").partition("/")[0] not in left_out}
-
-
-def manifests_in(bucket: Bucket, root: str, objects: dict[str, Stored]) -> dict[int, Manifest]:
-    """Manifests of the bucket that are true of its sizes, by step."""
-    found = {}
-    for name in objects:
-        folder = name.removeprefix(f"{root}/").removesuffix(f"/{MANIFEST}")
-        if name != f"{root}/{folder}/{MANIFEST}" or not folder.startswith("step="):
-            continue
-        try:
-            manifest = manifest_of(bucket.read(name) or b"")
-        except ValueError:  # a Refused is one: too large
-            log.warning("%s/%s: not a manifest; the checkpoint does not count", bucket.url, escaped(name))
-            continue
-        sizes = {file.name: file.size for file in manifest.files}
-        stored = {file: objects[f"{root}/{folder}/{file}"].size for file in sizes if f"{root}/{folder}/{file}" in objects}
-        if sizes and sizes == stored and folder == folder_of(manifest.step):
-            found[manifest.step] = manifest
-        else:
-            log.warning("%s/%s/%s: its manifest is not true of its files; it does not count", bucket.url, root, escaped(folder))
-    return found
 
 
 def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest]) -> None:

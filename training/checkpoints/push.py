@@ -1,10 +1,8 @@
 """The pusher: a process beside the run that brings what the run has finished to the bucket, and says how that stands."""
 
 import contextlib
-import errno
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -17,12 +15,12 @@ from pathlib import Path
 from training.bucket.bucket import Stored, open_bucket
 from training.checkpoints.lease import RENEW_SECONDS, claim_in, holder_of, release_in
 from training.checkpoints.manifest import MANIFEST, Checkpoint, complete_checkpoints
+from training.checkpoints.outgoing import NO_ROOM, copy_whole, hold, md5_by_name
 from training.checkpoints.push_state import (
     STATE,
     PushState,
     Record,
     Version,
-    beginning_of,
     failed,
     manifests,
     prune_local,
@@ -31,8 +29,11 @@ from training.checkpoints.push_state import (
     read_record,
     small_files,
     steps_left_to_bucket,
+    unsendable,
 )
+from training.checkpoints.reach import beginning_of, older_than, reach_in_bucket, reach_on_disk, remove_manifests_first, set_aside
 from training.refusal import Failed, Refused
+from training.untrusted import escaped
 
 __all__ = ["PushFailed", "PushState", "Pusher", "prune_local", "read_push_state"]
 
@@ -44,7 +45,6 @@ LOCK_SECONDS = 600.0
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 5.0, 300.0
 POLL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 600.0  # the lease is renewed by rounds, and goes stale after 15 minutes
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PushFailed(Failed):
@@ -70,6 +70,7 @@ class Pusher:
         self._leftovers = False
         """Whether a checkpoint was rotated away while it was sent."""
         self._renewed = float("-inf")
+        """By the clock that goes on while a machine is suspended [seconds]."""
         self._ended = False
 
     # --- rounds ---
@@ -110,7 +111,7 @@ class Pusher:
                     continue
                 if ended:
                     break
-                self._wait(self.interval_seconds, ended, idle=True)
+                self._wait(self.interval_seconds, ended, idle=self._record.ahead is None)
             with contextlib.suppress(Refused, Failed):  # it goes stale by itself
                 release_in(self.bucket, self.run.name, self.holder)
         finally:
@@ -151,18 +152,24 @@ class Pusher:
         began = time.time()
         self._renew()
         beginning = beginning_of(_read(self.run / "run.json"))
-        if beginning is not None:
-            self._push_checkpoints(beginning)
-        self._push_files(beginning)
-        self._record = replace(self._record, sent_at=began, failures=0, error=None)
-        self._compared = True
+        ahead = None if beginning is None else self._push_checkpoints(beginning)
+        if ahead is None:
+            self._push_files(beginning)
+        self._record = replace(self._record, sent_at=began, failures=0, error=None, ahead=ahead)
+        self._compared = ahead is None
         self._note()
 
     def _renew(self) -> None:
         """Raises: Refused if another machine has taken the lease: from then on it writes the run."""
-        if time.monotonic() - self._renewed > RENEW_SECONDS:
-            claim_in(self.bucket, self.run.name, self.holder)
-            self._renewed = time.monotonic()
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while a machine is suspended
+        if now - self._renewed > RENEW_SECONDS:
+            was_ours = claim_in(self.bucket, self.run.name, self.holder)
+            self._renewed = now
+            if self._compared and not was_ours:
+                self._compared = False
+                raise Failed(
+                    f"{self.bucket.url}/{self.prefix}: the lease was lost meanwhile; the next round looks at what is there"
+                )
 
     def _note(self) -> None:
         """Write push.json; on a full disk make room for it with what has just been pushed.
@@ -174,36 +181,58 @@ class Pusher:
                 return self._record.write(self.job)
             except OSError as error:
                 log.warning("push: %s cannot be written: %s", self.job / STATE, error.strerror)
-                if error.errno not in _NO_ROOM or attempt == 2 or not self._compared:
+                if error.errno not in NO_ROOM or attempt == 2 or not self._compared:
                     return
                 freed = prune_local(self.run, push_state_of(self._record, self.job))
                 log.warning("push: the disk is full: removed %.3f GiB of checkpoints that the bucket has", freed / 2**30)
 
     # --- checkpoints ---
 
-    def _push_checkpoints(self, beginning: str) -> None:
-        """The newest first: after a long outage it is what matters."""
+    def _push_checkpoints(self, beginning: str) -> int | None:
+        """The newest first: after a long outage it is what matters.
+
+        Returns: the bucket's newest step, if this run is further there: then nothing is sent.
+        """
         sent = self._record.sent or {}
         local = {name: Version.of(path) for name, path in manifests(self.run).items()}
         known = {name for name, version in local.items() if sent.get(name) == version or name in self._record.damaged}
         listed = {name for name in sent if name.endswith(f"/{MANIFEST}")}
         unchanged = known == set(local) == listed | set(self._record.damaged) and not self._leftovers
         if self._compared and beginning == self._record.beginning and unchanged:
-            return
+            return None
         self._leftovers = False
-        objects = self.bucket.listing(self.prefix)
+        objects = self.bucket.listing(self.prefix, pass_over=True)
         if not self._compared or beginning != self._record.beginning:
+            if (ahead := self._step_ahead(objects)) is not None:
+                return ahead
             objects = self._begin(beginning, objects)
         for checkpoint in reversed(complete_checkpoints(self.run / "checkpoints")):
             self._push_checkpoint(checkpoint, objects)
         self._prune(objects)
+        return None
+
+    def _step_ahead(self, objects: dict[str, Stored]) -> int | None:
+        """The bucket's newest step, if it has this run further than this disk: it went on elsewhere.
+
+        Raises: Failed if it was begun anew elsewhere: what is older takes nobody's place.
+        """
+        here, there = reach_on_disk(self.run), reach_in_bucket(self.bucket, self.prefix, objects)
+        if here is None or there is None:
+            return None
+        if here.is_older_than(there):
+            raise Failed(older_than(here, there, f"{self.bucket.url}/{self.prefix}", self.run))
+        if not here.is_behind(there):
+            return None
+        if self._record.ahead is None:
+            log.info("push: the bucket has step %d of this run, and this disk %d: nothing is sent", there.step, here.step)
+        return there.step
 
     def _begin(self, beginning: str, objects: dict[str, Stored]) -> dict[str, Stored]:
         """Make sure that what the bucket has under this name is of this beginning of the run, and says so."""
         theirs = beginning_of(self.bucket.read(f"{self.prefix}/run.json"))
         if theirs != beginning:
             if any(name.startswith(f"{self.prefix}/checkpoints/") for name in objects) or theirs is not None:
-                self._set_aside(theirs, objects)
+                set_aside(self.bucket, self.prefix, theirs, objects)
                 objects = {}
             self._record = Record(self._record.run, self._record.bucket, failures=self._record.failures, error=self._record.error)
             text = _read(self.run / "run.json")
@@ -212,21 +241,6 @@ class Pusher:
             self.bucket.write(f"{self.prefix}/run.json", text)
         self._record = replace(self._record, beginning=beginning)
         return objects
-
-    def _set_aside(self, theirs: str | None, objects: dict[str, Stored]) -> None:
-        """Move another beginning of the run to runs/NAME.begun-TIME: its later steps must not be taken for this one's.
-
-        Nothing is deleted: the same happens when a disk was lost and the run started again. Copies end with the manifests, removal
-        begins with them, and run.json goes last: a kill in between leaves what the next round can finish.
-        """
-        time_ = "".join(c for c in str(_first(theirs).get("time", "unknown"))[:19] if c.isascii() and c.isalnum()) or "unknown"
-        aside = f"{self.prefix}.begun-{time_}"
-        log.warning("%s/%s is of another beginning of this run; it is kept as %s", self.bucket.url, self.prefix, aside)
-        lease, run_json = f"{self.prefix}/lease.json", f"{self.prefix}/run.json"
-        by_order = sorted(objects.keys() - {lease}, key=lambda name: (name.endswith(f"/{MANIFEST}"), name))
-        self.bucket.copy(by_order, self.prefix, aside)
-        self._remove(name for name in objects if name not in (lease, run_json))
-        self.bucket.remove([run_json])
 
     def _push_checkpoint(self, checkpoint: Checkpoint, objects: dict[str, Stored]) -> None:
         """Payload, a look at what has arrived, and only then the manifest.
@@ -239,8 +253,8 @@ class Pusher:
             version, manifest = Version.of(checkpoint.folder / MANIFEST), _read(checkpoint.folder / MANIFEST)
             if self._compared and ((self._record.sent or {}).get(name) == version or name in self._record.damaged):
                 return
-            held = self._hold(checkpoint)
-            payload = _payload(held, checkpoint)
+            held = hold(checkpoint, self.job / HELD)
+            payload = md5_by_name(held, checkpoint)
             if payload is None:
                 log.warning("%s: damaged: a file does not have the SHA-256 of its manifest; it is not pushed", checkpoint.folder)
                 self._record = replace(self._record, damaged=tuple({*self._record.damaged, name}))
@@ -274,20 +288,6 @@ class Pusher:
         self._record = replace(self._record, sent={**(self._record.sent or {}), name: version})
         self._note()
 
-    def _hold(self, checkpoint: Checkpoint) -> Path:
-        """Links to the payload, out of the reach of the run; the folder itself where none can be made: disk full, another disk."""
-        folder = self.job / HELD / checkpoint.folder.name
-        shutil.rmtree(self.job / HELD, ignore_errors=True)
-        try:
-            for file in checkpoint.manifest.files:
-                (folder / file.name).parent.mkdir(parents=True, exist_ok=True)
-                os.link(checkpoint.folder / file.name, folder / file.name)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            return checkpoint.folder
-        return folder
-
     def _prune(self, objects: dict[str, Stored]) -> None:
         """Remove from the bucket what is older than the newest checkpoint here and has been rotated away here.
 
@@ -307,13 +307,7 @@ class Pusher:
                 if not (self.run / "checkpoints" / folder).exists():
                     gone[name] = int(step)
         left = steps_left_to_bucket(self.run)  # after the look at the folders: the disk guard may have been at work meanwhile
-        self._remove(name for name, step in gone.items() if step not in left)
-
-    def _remove(self, names: Iterator[str] | list[str]) -> None:
-        """Manifests first: what is half removed must not count."""
-        names = list(names)
-        self.bucket.remove([name for name in names if name.endswith(f"/{MANIFEST}")])
-        self.bucket.remove([name for name in names if not name.endswith(f"/{MANIFEST}")])
+        remove_manifests_first(self.bucket, (name for name, step in gone.items() if step not in left))
 
     # --- all other files ---
 
@@ -322,6 +316,9 @@ class Pusher:
         sent, files = dict(self._record.sent or {}), small_files(self.run, self.job)
         if beginning is None:  # the run has not begun; a disk that was wiped removes nothing from the bucket
             files = {name: path for name, path in files.items() if name.startswith("job/")}
+        if not self._compared:
+            for name in unsendable(self.run):
+                log.warning("push: %s/%s: a bucket cannot have a file of this name: it is not sent", self.run, escaped(name))
         outgoing = self.job / ".outgoing"
         shutil.rmtree(outgoing, ignore_errors=True)
         copied: dict[str, Version] = {}
@@ -330,11 +327,12 @@ class Pusher:
             with contextlib.suppress(FileNotFoundError):
                 version = Version.of(path)
                 if not self._compared or sent.get(name) != version:
-                    if not _copy(path, outgoing / name, version):
+                    if not copy_whole(path, outgoing / name, version):
                         in_memory[name] = path.read_bytes()
                     copied[name] = version
         if beginning is not None and beginning_of(_read(self.run / "run.json")) != beginning:
             raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+        self._renew()
         if copied:
             self.bucket.send(outgoing, self.prefix)
             shutil.rmtree(outgoing, ignore_errors=True)
@@ -345,41 +343,8 @@ class Pusher:
         self._record = replace(self._record, sent={n: v for n, v in {**sent, **copied}.items() if n not in gone})
 
 
-def _copy(path: Path, to: Path, version: Version) -> bool:
-    """Copy a file; False, and nothing left of it, if the disk is full."""
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, to)
-        os.utime(to, ns=(version.mtime_ns, version.mtime_ns))
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        to.unlink(missing_ok=True)
-        return False
-    return True
-
-
-def _payload(folder: Path, checkpoint: Checkpoint) -> dict[str, str] | None:
-    """MD5 of each file of a checkpoint, as the bucket tells it; None if one does not have the SHA-256 of its manifest."""
-    found = {}
-    for file in checkpoint.manifest.files:
-        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
-        with (folder / file.name).open("rb") as content:
-            while block := content.read(2**20):
-                sha256.update(block)
-                md5.update(block)
-        if sha256.hexdigest() != file.sha256:
-            return None
-        found[file.name] = md5.hexdigest()
-    return found
-
-
 def _arrived(wanted: dict[str, str], objects: dict[str, Stored]) -> bool:
     return all(name in objects and objects[name].md5 == md5 for name, md5 in wanted.items())
-
-
-def _first(beginning: str | None) -> dict[str, object]:
-    return dict(json.loads(beginning)) if beginning else {}
 
 
 def _read(path: Path) -> bytes:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from training.checkpoints.manifest import MANIFEST, best, complete_checkpoints, folder_of
-from training.untrusted import file_below
+from training.untrusted import file_below, is_file_below
 
 STATE = "push.json"
 FORMAT = 1
@@ -53,6 +54,8 @@ class Record:
     """Manifests whose payload on this disk does not have its SHA-256: they are not sent, and nothing waits for them."""
     failures: int = 0
     error: str | None = None
+    ahead: int | None = None
+    """The bucket's newest step, if the newest round found this run further there: then nothing of this disk is missing in it."""
 
     def __post_init__(self) -> None:
         for name in (*(self.sent or {}), *self.damaged):
@@ -121,6 +124,8 @@ def push_state_of(record: Record, job: Path) -> PushState:
         since = record.sent_at if name in sent and record.sent_at else version.mtime_ns / 1e9
         oldest = min(since, oldest or since)
     steps -= {_step(run / name) for name in record.damaged}
+    if record.ahead is not None and record.ahead >= max(map(_step, manifests(run).values()), default=record.ahead):
+        oldest = None
     return PushState(
         last_success=datetime.fromtimestamp(record.sent_at, UTC).isoformat(timespec="seconds") if record.sent_at else None,
         lag_seconds=max(0.0, time.time() - oldest) if oldest else 0.0,
@@ -134,9 +139,18 @@ def push_state_of(record: Record, job: Path) -> PushState:
 def small_files(run: Path, job: Path) -> dict[str, Path]:
     """All that is pushed and is no checkpoint, by name below runs/NAME; what is hidden is still being written, or not meant.
 
-    A link to a file counts as the file; a link to a folder is not followed.
+    A link to a file counts as the file; a link to a folder is not followed. A name that no bucket takes is left out.
     """
     found = {f"job/{name}": job / name for name in JOB_FILES if (job / name).is_file()}
+    return found | {name: path for name, path in _files(run) if is_file_below(name)}
+
+
+def unsendable(run: Path) -> list[str]:
+    """Files of a run whose names no bucket takes, such as one with a line break."""
+    return sorted(name for name, _ in _files(run) if not is_file_below(name))
+
+
+def _files(run: Path) -> Iterator[tuple[str, Path]]:
     for folder, folders, names in os.walk(run):
         inside = Path(folder).relative_to(run)
         skip = NOT_FILES if inside == Path() else ()
@@ -144,23 +158,13 @@ def small_files(run: Path, job: Path) -> dict[str, Path]:
         for name in names:
             path = Path(folder) / name
             if name not in skip and not name.startswith(".") and path.is_file():
-                found[str(inside / name)] = path
-    return found
+                yield str(inside / name), path
 
 
 def manifests(run: Path) -> dict[str, Path]:
     """Manifests of the complete checkpoints on this disk, by name below runs/NAME."""
     complete = complete_checkpoints(run / "checkpoints")
     return {f"checkpoints/{c.folder.name}/{MANIFEST}": c.folder / MANIFEST for c in complete}
-
-
-def beginning_of(text: bytes | str | None) -> str | None:
-    """Which beginning of a run a run.json is of: `overwrite=true` starts its list of starts anew. None if there is none yet."""
-    try:
-        first = json.loads(text or "")["starts"][0]
-        return json.dumps(first, sort_keys=True) if isinstance(first, dict) else None
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return None
 
 
 def prune_local(run: Path, state: PushState, keep: int = 1) -> int:

@@ -4,7 +4,6 @@ import argparse
 import logging
 import os
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -53,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("name", metavar="NAME")
     one.add_argument("--rest", action="store_true", help="end when everything is there")
     verbs.add_parser("boot", help="after a reboot: go on with all jobs, detached")
+    verbs.add_parser("revive", help="go on with each job whose supervisor was killed, detached")
     one = verbs.add_parser("stop", help="end a job with a checkpoint, and bring it to the bucket")
     one.add_argument("name", metavar="NAME")
     one.add_argument("--seconds", type=float, default=WAIT_SECONDS, help="wait at most so long (default: %(default)s)")
@@ -103,15 +103,15 @@ def _say(text: str, stream: TextIO | None = None) -> None:
 
 
 def _supervise(chosen: argparse.Namespace) -> int:
-    from training.supervision.processes import age_of
+    from training.supervision.admission import supervise
+    from training.supervision.processes import started_at
     from training.supervision.staging import is_staged
-    from training.supervision.supervisor import supervise
 
     staged: Path | None = chosen.staged
     if chosen.boot and staged is not None and not is_staged(staged):  # a systemd unit says both: it was taken at an earlier start
         staged = None
-    said = time.time() - age_of(os.getpid())
-    return supervise(chosen.root, chosen.name, by_boot=chosen.boot and staged is None, staged=staged, since=said)
+    by_boot = chosen.boot and staged is None
+    return supervise(chosen.root, chosen.name, by_boot=by_boot, staged=staged, since=started_at(os.getpid()))
 
 
 def _push(chosen: argparse.Namespace) -> int:
@@ -121,9 +121,18 @@ def _push(chosen: argparse.Namespace) -> int:
 
 
 def _boot(chosen: argparse.Namespace) -> int:
-    from training.supervision.control import boot
+    from training.supervision.going_on import boot
 
     _say(f"started: {', '.join(boot(chosen.root)) or 'nothing'}")
+    return 0
+
+
+def _revive(chosen: argparse.Namespace) -> int:
+    from training.supervision.going_on import revive
+
+    started = revive(chosen.root)
+    if started:  # cron calls it every few minutes
+        _say(f"started: {', '.join(started)}")
     return 0
 
 
@@ -157,7 +166,7 @@ def _last_sync(chosen: argparse.Namespace) -> int:
 
 
 def _idle_guard(chosen: argparse.Namespace) -> int:
-    from training.supervision.idle import guard
+    from training.supervision.guard import guard
 
     guard(chosen.root)
     return 0
@@ -238,6 +247,7 @@ _VERBS = {
     "supervise": _supervise,
     "push": _push,
     "boot": _boot,
+    "revive": _revive,
     "stop": _stop,
     "wait": _wait,
     "status": _status,

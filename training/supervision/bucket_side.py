@@ -3,24 +3,30 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
-from training.bucket.bucket import Bucket, open_bucket
-from training.checkpoints.lease import Taken, claim, holder_of
+from training.bucket.bucket import open_bucket
+from training.checkpoints.lease import Taken, claim, holder_of, release
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints
 from training.checkpoints.pull import MARK, pull_run
-from training.checkpoints.push_state import beginning_of
+from training.checkpoints.reach import NO_STEP, Reach, older_than, reach_in_bucket, reach_on_disk
 from training.refusal import Failed, Refused
 from training.supervision.begun import holds_files
+from training.supervision.hang import HangWatch
 from training.supervision.job import NAME, Job, JobPaths, own_command
 from training.supervision.processes import end_child, has_ended, reap, start_child, tell, wait_until, write_pid_file
 
 log = logging.getLogger(__name__)
 
 PUSHER_RETRY_SECONDS = 30.0
+HANG_SECONDS = 600.0
+"""A pusher that waits for its next round wakes every second; a request that gets no answer ends after a minute."""
+KILL_SECONDS = 10.0
 
 
 def runs_in(url: str) -> list[str]:
@@ -32,11 +38,14 @@ def runs_in(url: str) -> list[str]:
 class BucketSide:
     """Nothing at all for a job without a bucket."""
 
-    def __init__(self, paths: JobPaths, job: Job, pause_seconds: float) -> None:
+    def __init__(self, paths: JobPaths, job: Job, pause_seconds: float, hang_seconds: float = HANG_SECONDS) -> None:
         self.paths, self.url, self.name = paths, job.bucket, job.name
         self.pause_seconds = pause_seconds
         self.holder = holder_of(paths.folder)
+        self.has_answered = False
+        """Whether it was ours to write when it was last claimed."""
         self.pusher: subprocess.Popen[bytes] | None = None
+        self.hang = HangWatch(hang_seconds)
         self._started = 0.0
 
     def claim(self) -> None:
@@ -45,39 +54,64 @@ class BucketSide:
             return
         try:
             claim(self.url, self.name, self.holder)
+            self.has_answered = True
         except Taken:  # nothing else that a bucket says is for good
             raise
         except Refused as refusal:
             raise Failed(str(refusal)) from None
 
-    def pull(self) -> None:
+    def release(self) -> None:
+        """Give the lease back."""
+        if self.url is not None:
+            with suppress(Refused, Failed):  # it goes stale by itself
+                release(self.url, self.name, self.holder)
+
+    def is_further_than(self, here: Reach) -> bool:
+        """Whether the run went on elsewhere: the bucket has it further than this disk.
+
+        Raises: Refused if it was begun anew elsewhere; Failed without an answer, or if we are not let in (yet).
+        """
+        there = self._reach()
+        if there is not None and here.is_older_than(there):
+            raise Refused(older_than(here, there, f"{self.url}/runs/{self.name}", self.paths.run))
+        return there is not None and here.is_behind(there)
+
+    def pull(self, intact: int = NO_STEP) -> None:
         """Bring the newest checkpoint that verifies, with what belongs to it, if the bucket has one of this run.
+
+        Args:
+            intact: Step of the newest checkpoint here that is not damaged.
 
         Raises: Failed without an answer, or if we are not let in (yet).
         """
-        if self.url is None:
+        there = self._reach()
+        if self.url is None or there is None or there.step == NO_STEP or not self._is_of_this_run(there):
             return
+        log.info("supervisor: bringing the run from %s, which has step %d", self.url, there.step)
+        for damaged in complete_checkpoints(self.paths.checkpoints):
+            if damaged.step > intact:
+                (damaged.folder / MANIFEST).unlink()
+        pull_run(self.url, self.name, self.paths.run, checkpoints="newest")
+
+    def _reach(self) -> Reach | None:
+        if self.url is None:
+            return None
         try:
-            has_it = self._has_checkpoint(open_bucket(self.url))
+            bucket, prefix = open_bucket(self.url), f"runs/{self.name}"
+            return reach_in_bucket(bucket, prefix, bucket.listing(prefix, pass_over=True))
         except Refused as refusal:
             raise Failed(str(refusal)) from None
-        if has_it:
-            log.info("supervisor: bringing the run from %s", self.url)
-            for damaged in complete_checkpoints(self.paths.checkpoints):  # there would be no need to ask, if one were intact
-                (damaged.folder / MANIFEST).unlink()
-            pull_run(self.url, self.name, self.paths.run, checkpoints="newest")
 
-    def _has_checkpoint(self, bucket: Bucket) -> bool:
-        """Of the very beginning that is on this disk, if any is."""
-        run, here = self.paths.run, self.paths.run / "run.json"
-        theirs = beginning_of(bucket.read(f"runs/{self.name}/run.json"))
-        if here.exists():
-            is_same = beginning_of(here.read_bytes()) == theirs
-        else:
-            is_same = (run / MARK).exists() or not holds_files(run)
-        if theirs is None or not is_same:
-            return False
-        return any(name.endswith(f"/{MANIFEST}") for name in bucket.listing(f"runs/{self.name}/checkpoints"))
+    def _is_of_this_run(self, there: Reach) -> bool:
+        """Whether it is of the beginning that is on this disk, if any is; one that was begun anew elsewhere takes its place."""
+        run, here = self.paths.run, reach_on_disk(self.paths.run)
+        if here is None:
+            return (run / MARK).exists() or not holds_files(run)
+        if here.step == NO_STEP and here.is_older_than(there):
+            log.info("supervisor: %s has no checkpoint, and the run was begun anew elsewhere: removing it", run)
+            shutil.rmtree(run)
+            return True
+        return here.beginning == there.beginning
 
     def start_pusher(self, *options: str) -> None:
         """Start the process that pushes."""
@@ -93,9 +127,12 @@ class BucketSide:
             time.sleep(self.pause_seconds)
             return
         write_pid_file(self.paths.pusher_pid_file, self.pusher.pid)
+        self.hang = HangWatch(self.hang.seconds)
 
     def keep_pusher(self) -> None:
-        """Start it again, in time, if it has died."""
+        """Start it again, in time, if it has died; at once if it hangs."""
+        if self.pusher is not None and self._ends_hung(self.pusher):
+            self.start_pusher()
         if self.pusher is None or not has_ended(self.pusher):
             return
         if time.monotonic() - self._started >= PUSHER_RETRY_SECONDS:
@@ -123,8 +160,18 @@ class BucketSide:
         return True
 
     def _code(self, pusher: "subprocess.Popen[bytes]", gives_up: Callable[[], bool]) -> int | None:
-        wait_until(lambda: has_ended(pusher) or gives_up(), float("inf"), every=0.2)
+        wait_until(lambda: has_ended(pusher) or gives_up() or self._ends_hung(pusher), float("inf"), every=0.2)
         return reap(pusher) if has_ended(pusher) else None
+
+    def _ends_hung(self, pusher: "subprocess.Popen[bytes]") -> bool:
+        """Whether the pusher hung, and was killed: one that the kernel does not let go of (a disk that is away) is left behind."""
+        if has_ended(pusher) or not self.hang.sees(pusher.pid):
+            return False
+        log.info("supervisor: the pusher has not moved for %g s: ending it", self.hang.seconds)
+        with suppress(ProcessLookupError):
+            os.killpg(pusher.pid, signal.SIGKILL)
+        wait_until(lambda: has_ended(pusher), KILL_SECONDS)
+        return True
 
     def kill(self) -> None:
         """Leave no process behind."""

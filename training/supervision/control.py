@@ -1,8 +1,7 @@
-"""What is done to jobs from outside: boot, stop, wait, the last sync. All may be said twice, or at the same time."""
+"""What is done to jobs from outside: stop, wait, push, the last sync. All may be said twice, or at the same time."""
 
 import logging
 import os
-import signal
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -13,12 +12,14 @@ from training.checkpoints.progress_file import read_progress
 from training.checkpoints.push import Pusher, PushFailed
 from training.checkpoints.push_state import read_push_state
 from training.refusal import Failed, Refused
-from training.supervision.idle import idle_file
-from training.supervision.job import Job, JobPaths, job_names, own_command, read_job, read_jobs
-from training.supervision.processes import end_orphan, held, living, start_detached, wait_until
+from training.supervision.ending import end, end_at_once, tell
+from training.supervision.going_on import is_safe
+from training.supervision.job import Job, JobPaths, job_names, read_job, read_jobs
+from training.supervision.processes import is_held, living
 from training.supervision.staging import wait_until_taken
 from training.supervision.state import FINAL, Phase, newest_step, read_state, total_steps, write_state
 from training.supervision.status import strays
+from training.supervision.stopped import say_stopped
 
 log = logging.getLogger(__name__)
 
@@ -26,51 +27,8 @@ STOP_SECONDS = 3600.0
 APPEAR_SECONDS = 60.0
 PUSH_ATTEMPTS = 5
 PUSH_PAUSE_SECONDS = 5.0
-RUN_END_SECONDS = 60.0
-PUSHER_END_SECONDS = 10.0
-GIVE_UP_SECONDS = 15.0
+LOOK_SECONDS = 15.0
 TAIL_LINES = 20
-
-
-def boot(root: Path) -> list[str]:
-    """Start, detached, a supervisor for each job that is unfinished or not wholly pushed, and the idle guard if it is asked for.
-
-    Returns: what was started.
-    """
-    started = []
-    jobs, broken = read_jobs(root)
-    for refusal in broken.values():
-        log.warning("%s", refusal)
-    for paths, job in jobs:
-        if _has_work_left(paths, job) and living(paths.pid_file) is None:
-            _start(own_command(paths.root, "supervise", paths.name, "--boot"), paths.code, paths.log)
-            started.append(paths.name)
-    if idle_file(root).exists():
-        _start(own_command(root.absolute(), "idle-guard"), root / "code", root / "idle.log")
-        started.append("idle-guard")
-    return started
-
-
-def _start(command: list[str], cwd: Path, log_file: Path) -> None:
-    try:
-        start_detached(command, cwd, log_file)
-    except OSError as error:  # on a full disk a log that is not there yet cannot be made
-        log.warning("%s", error)
-        start_detached(command, cwd, Path(os.devnull))
-
-
-def _has_work_left(paths: JobPaths, job: Job) -> bool:
-    state = read_state(paths)
-    is_to_run = not paths.stopped.exists() and (state is None or state.phase not in FINAL)
-    return is_to_run or not is_safe(paths, job, without_bucket=True)
-
-
-def is_safe(paths: JobPaths, job: Job, without_bucket: bool = False) -> bool:
-    """Whether the bucket has everything; `without_bucket` is the answer for a job that has none."""
-    if job.bucket is None:
-        return without_bucket
-    pushed = read_push_state(paths.folder)
-    return pushed is not None and pushed.complete
 
 
 def stop(root: Path, name: str, seconds: float = STOP_SECONDS) -> str:
@@ -82,19 +40,45 @@ def stop(root: Path, name: str, seconds: float = STOP_SECONDS) -> str:
     """
     paths = JobPaths(root.absolute(), name)
     job = read_job(paths)
-    _touch(paths.stopped)
+    say_stopped(paths)
     with ExitStack() as lock:
-        is_late = not _end(paths, lock, seconds)
-        if is_late and not _end_at_once(paths, lock):
+        is_late = not end(paths, lock, seconds, _Waiting(paths, job, seconds).tell)
+        if is_late and not end_at_once(paths, lock):
             raise Failed(f"{name}: its supervisor does not end, and may go on: NOT safe to destroy")
         _close(paths, "stopped", "by the user")
         step = f"{name}: stopped at step {newest_step(paths)} of {total_steps(paths.run) or 'an unknown number'}{_lost(paths)}"
         if is_late and not is_safe(paths, job, without_bucket=True):
-            raise Failed(f"{step}; NOT safe to destroy: its bucket has not got everything in {seconds:g} s: {_push_error(paths)}")
+            raise Failed(
+                f"{step}; NOT safe to destroy: its bucket has not got everything in {seconds:g} s: {_push_error(paths)}; "
+                "say stop again when the bucket answers, or train with another --bucket"
+            )
         _bring_to_bucket(paths, job)
     if job.bucket is None:
         return f"{step}; it has no bucket: {paths.run} is on this disk alone, and NOT safe if the disk is destroyed"
     return f"{step}; everything is in {job.bucket}/runs/{name}: safe to destroy"
+
+
+class _Waiting:
+    """Says what a stop waits for: at once when it changes, and every now and then."""
+
+    def __init__(self, paths: JobPaths, job: Job, seconds: float) -> None:
+        self.paths, self.job, self.until = paths, job, time.monotonic() + seconds
+        self._told, self._next = "", 0.0
+
+    def tell(self) -> None:
+        what, how_far = self._what()
+        now = time.monotonic()
+        if what == self._told and now < self._next:
+            return
+        self._told, self._next = what, now + LOOK_SECONDS
+        log.info("%s: waiting for %s%s (at most %.0f s more)", self.paths.name, what, how_far, max(0.0, self.until - now))
+
+    def _what(self) -> tuple[str, str]:
+        if living(self.paths.run_pid_file) is not None:
+            return "the run to save a checkpoint", f", after step {newest_step(self.paths)}"
+        if living(self.paths.pid_file) is not None and not is_safe(self.paths, self.job, without_bucket=True):
+            return f"{self.job.bucket} to have everything", f": {_push_error(self.paths)}"
+        return "its supervisor to end", ""
 
 
 def _lost(paths: JobPaths) -> str:
@@ -112,13 +96,13 @@ def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
     jobs, broken = read_jobs(root)
     known = [JobPaths(root.absolute(), name) for name in job_names(root)]
     for paths in known:  # all at once: each takes a while
-        _tell(paths)
+        tell(paths)
     unsafe = [f"{path}: belongs to no job, and is on this disk alone" for path in strays(root)]
     unsafe += [f"{why} (its run is on this disk alone)" for why in broken.values()]
     with ExitStack() as locks:
         for paths, job in jobs:
             try:
-                if not _end(paths, locks, seconds):
+                if not end(paths, locks, seconds):
                     raise Failed(f"{job.name}: its supervisor has not ended within {seconds:g} seconds: {_push_error(paths)}")
                 _close(paths, "interrupted", "by the last sync; `train` or the boot hook goes on from the newest checkpoint")
                 _bring_to_bucket(paths, job)
@@ -129,57 +113,6 @@ def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
     if unsafe:
         raise Failed("; ".join(unsafe))
     return f"everything of {len(jobs)} jobs is in its bucket" if jobs else "no job was ever started here"
-
-
-def _tell(paths: JobPaths) -> None:
-    if (pid := living(paths.pid_file)) is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGTERM)
-
-
-def _end(paths: JobPaths, lock: ExitStack, seconds: float) -> bool:
-    """Have the supervisor end its run, push and end; then hold its lock in `lock`, so that nobody starts the job meanwhile.
-
-    The lock says whether it lives, and not the pid file: one that has just begun has none yet. What it has left is ended.
-
-    Returns: whether it ended within `seconds`.
-    """
-
-    def is_ours() -> bool:
-        try:
-            lock.enter_context(held(paths.lock, "it lives"))
-        except Refused:
-            _tell(paths)
-            return False
-        return True
-
-    if not wait_until(is_ours, seconds, every=0.2):
-        return False
-    end_orphan(paths.run_pid_file, RUN_END_SECONDS)
-    end_orphan(paths.pusher_pid_file, PUSHER_END_SECONDS)
-    return True
-
-
-def _end_at_once(paths: JobPaths, lock: ExitStack) -> bool:
-    """A supervisor pushes until everything is safe, which may be never.
-
-    Returns: whether it has ended now.
-    """
-    _touch(paths.given_up)
-    has_ended = _end(paths, lock, GIVE_UP_SECONDS)
-    if not has_ended and (pid := living(paths.pid_file)) is not None:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        has_ended = _end(paths, lock, GIVE_UP_SECONDS)
-    paths.given_up.unlink(missing_ok=True)
-    return has_ended
-
-
-def _touch(path: Path) -> None:
-    try:
-        path.touch()
-    except OSError as error:  # a full disk
-        log.warning("%s: %s", path, error)
 
 
 def _close(paths: JobPaths, phase: Phase, reason: str) -> None:
@@ -227,7 +160,7 @@ def wait(root: Path, name: str, seconds: float, staged: Path | None = None) -> s
     paths = JobPaths(root.absolute(), name)
     if staged is not None:
         try:
-            wait_until_taken(staged, APPEAR_SECONDS)
+            wait_until_taken(staged, APPEAR_SECONDS, lambda: is_held(paths.lock))
         except Failed as failure:
             raise Failed(f"{failure}\n{tail_of(paths)}") from None
     read_job(paths)

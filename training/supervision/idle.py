@@ -1,11 +1,10 @@
-"""The idle guard: a machine that nobody uses is powered off. ROOT/idle.json says after how long and how; it may change any time."""
+"""What the idle guard goes by: its rule (ROOT/idle.json, which may change any time), what it last saw, and who uses the machine."""
 
 import json
-import logging
 import shutil
 import subprocess
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -14,15 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from training.checkpoints.push_state import read_push_state
 from training.protocol import without_unknown
 from training.refusal import Refused
-from training.supervision.job import JobPaths, job_names, own_command
-from training.supervision.processes import held, living, try_to_write_json, write_json
+from training.supervision.job import JobPaths, job_names
+from training.supervision.processes import living, write_json
 from training.supervision.state import FINAL, read_state
 
-log = logging.getLogger(__name__)
-
-EVERY_SECONDS = 20.0
-COMMAND_SECONDS = 60.0
-LAST_WORD_SECONDS = 120.0
 IN_VAIN_SECONDS = 2 * 3600.0
 FORMAT = 1
 """Of idle.json."""
@@ -81,68 +75,6 @@ def read_idle_state(root: Path) -> IdleState | None:
         return None
 
 
-def guard(root: Path, every_seconds: float = EVERY_SECONDS) -> None:
-    """Look every `every_seconds`, until idle.json is gone. One guard at a time: a second one ends at once."""
-    try:
-        with held(root / "idle.lock", "another guard"):
-            _guard(root, every_seconds)
-    except Refused as refusal:
-        if str(refusal) != "another guard":
-            raise
-
-
-def _guard(root: Path, every_seconds: float) -> None:
-    """Nothing ends it but the user: without a guard the machine costs money for ever."""
-    idle_since: float | None = None
-    began = 0.0  # by the monotonic clock: that of the machine may jump after a boot
-    rule: IdleRule | None = None
-    while idle_file(root).exists():
-        error = ""
-        try:
-            rule = read_rule(root) or rule
-        except Refused as refusal:  # the last good rule stays
-            error = str(refusal)
-        try:
-            used = used_by(root)
-        except (OSError, ValueError, RuntimeError) as failure:
-            used, error = "unknown", f"{type(failure).__name__}: {failure}"
-        if used is not None:
-            idle_since = None
-        elif idle_since is None:
-            idle_since, began = time.time(), time.monotonic()
-        if rule is not None and idle_since is not None and time.monotonic() - began >= rule.minutes * 60:
-            log.info("idle for %g minutes: %s", rule.minutes, " ".join(rule.command))
-            _say_last_word(root)
-            error = _power_off(rule) or error
-        try_to_write_json(root / "idle-state.json", asdict(IdleState(time.time(), idle_since, error)))
-        time.sleep(every_seconds)
-
-
-def _say_last_word(root: Path) -> None:
-    """In a process of its own and for a limited time: whatever the bucket does, the machine is powered off."""
-    if not (root / "machine.json").exists():
-        return
-    try:
-        words = own_command(root, "last-word")
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LAST_WORD_SECONDS, check=False
-        )
-        log.info("last word: %s", " ".join((done.stdout + done.stderr).split()))
-    except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("last word: %s", error)
-
-
-def _power_off(rule: IdleRule) -> str:
-    """Returns: what went wrong, if it did."""
-    try:
-        done = subprocess.run(
-            rule.command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return "" if done.returncode == 0 else " ".join(done.stderr.split()) or f"exit code {done.returncode}"
-
-
 def used_by(root: Path) -> str | None:
     """What keeps the machine in use, in words; None if nothing does.
 
@@ -150,8 +82,11 @@ def used_by(root: Path) -> str | None:
     """
     for name in job_names(root):
         paths = JobPaths(root, name)
-        if living(paths.run_pid_file) is not None or (living(paths.pid_file) is not None and not _pushes_in_vain(paths)):
+        supervisor = living(paths.pid_file)
+        if living(paths.run_pid_file) is not None or (supervisor is not None and not _pushes_in_vain(paths)):
             return f"job {name}"
+        if living(paths.revived) not in (None, supervisor):
+            return f"job {name}, whose supervisor was killed and starts again"
     sessions = ssh_sessions()
     return f"SSH: {sessions[0]}" if sessions else None
 
@@ -198,17 +133,6 @@ def can_power_off(rule: IdleRule) -> bool:
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
-
-
-def guard_is_alive(root: Path) -> bool:
-    """Whether a guard holds the lock."""
-    if not (root / "idle.lock").exists():
-        return False
-    try:
-        with held(root / "idle.lock", "another guard"):
-            return False
-    except Refused:
-        return True
 
 
 def write_rule(root: Path, rule: IdleRule) -> None:

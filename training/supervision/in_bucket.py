@@ -8,7 +8,7 @@ from training.bucket.bucket import Bucket, Stored, open_bucket
 from training.checkpoints.lease import STALE_AFTER, lease_in
 from training.checkpoints.manifest import Manifest
 from training.checkpoints.progress_file import progress_of
-from training.checkpoints.pull import manifests_in
+from training.checkpoints.reach import manifests_in_bucket
 from training.refusal import Failed, Refused
 from training.supervision.bucket_side import runs_in
 from training.supervision.last_word import last_word
@@ -93,7 +93,7 @@ def _compared(job: JobStatus, url: str) -> str:
     objects = bucket.listing(prefix)
     files = ["job/state.json", *(["run.json"] if job.step else []), *(["model.pt"] if job.phase == "finished" else [])]
     gone = [name for name in files if f"{prefix}/{name}" not in objects]
-    there = manifests_in(bucket, f"{prefix}/checkpoints", objects)
+    there = dict(manifests_in_bucket(bucket, f"{prefix}/checkpoints", objects))
     if job.checkpoint_step is not None and job.checkpoint_step > max(there, default=-1):
         gone.append(f"the checkpoint of step {job.checkpoint_step} (newest there: {max(there, default='none')})")
     if gone:
@@ -126,7 +126,7 @@ def _job(bucket: Bucket, name: str, objects: Objects) -> JobStatus:
     prefix = f"runs/{name}"
     state = state_of(bucket.read(f"{prefix}/job/state.json") or b"")
     progress = progress_of(bucket.read(f"{prefix}/progress.json") or b"")
-    steps = tuple(sorted(manifests_in(bucket, f"{prefix}/checkpoints", objects)))
+    steps = tuple(sorted(dict(manifests_in_bucket(bucket, f"{prefix}/checkpoints", objects))))
     phase, reason = _phase(bucket, name, state)
     return JobStatus(
         name=name,

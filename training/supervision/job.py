@@ -89,6 +89,11 @@ class JobPaths:
         return self.folder / "given-up"
 
     @property
+    def revived(self) -> Path:
+        """How often in a row its supervisor was started again after a kill, and which process was the last."""
+        return self.folder / "revived.json"
+
+    @property
     def run(self) -> Path:
         """The run directory."""
         return self.root / "runs" / self.name
@@ -132,22 +137,25 @@ class Job(BaseModel):
     """Secrets of the Secret Manager that the run gets: hf-token becomes HF_TOKEN."""
 
 
-def read_job(paths: JobPaths) -> Job:
+def read_job(paths: JobPaths, file: Path | None = None) -> Job:
     """The job; settings of a newer format are passed over, so that code of any version can tell of it and end it.
+
+    `file` is a job.json that is not yet the job's.
 
     Raises: Refused if there is none, or job.json is not one.
     """
+    file = file or paths.job_file
     try:
-        job = Job.model_validate_json(without_unknown(paths.job_file.read_bytes(), Job.model_fields, FORMAT))
+        job = Job.model_validate_json(without_unknown(file.read_bytes(), Job.model_fields, FORMAT))
     except FileNotFoundError:
         known = ", ".join(job_names(paths.root)) or "none yet"
-        raise Refused(f"{paths.job_file}: no such job (jobs here: {known})") from None
+        raise Refused(f"{file}: no such job (jobs here: {known})") from None
     except (OSError, ValidationError) as error:
         found = error.errors()[0] if isinstance(error, ValidationError) else None
         what = str(error) if found is None else f"{'.'.join(map(str, found['loc']))}: {found.get('input')!r}: {found['msg']}"
-        raise Refused(f"{paths.job_file}: {what}") from None
+        raise Refused(f"{file}: {what}") from None
     if job.name != paths.name:
-        raise Refused(f"{paths.job_file}: name: {job.name} (accepted: {paths.name}, the name of its folder)")
+        raise Refused(f"{file}: name: {job.name} (accepted: {paths.name}, the name of its folder)")
     return job
 
 

@@ -76,11 +76,15 @@ def try_to_write_json(path: Path, values: object) -> None:
         log.warning("%s: not written: %s", path, error)
 
 
-def age_of(pid: int) -> float:
-    """Seconds that a living process has lived."""
+def boot_seconds() -> float:
+    """Seconds since boot: a clock that nobody sets, and that goes on while a machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def started_at(pid: int) -> float:
+    """When a living process began, in seconds since boot; now if it is gone."""
     process = process_of(pid)
-    uptime = float(Path("/proc/uptime").read_text().split()[0])
-    return 0.0 if process is None else max(0.0, uptime - process.started / os.sysconf("SC_CLK_TCK"))
+    return boot_seconds() if process is None else process.started / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -96,6 +100,17 @@ def held(path: Path, taken: str) -> Iterator[None]:
         except BlockingIOError:
             raise Refused(taken) from None
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether another process holds a lock."""
+    if not path.exists():
+        return False
+    try:
+        with held(path, "another process"):
+            return False
+    except Refused:
+        return True
 
 
 def start_child(command: list[str], cwd: Path, log: Path, environment: dict[str, str]) -> "subprocess.Popen[bytes]":

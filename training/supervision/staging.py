@@ -4,6 +4,7 @@ So of two laptops that start the same run one wins with its own files, and the o
 """
 
 import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from training.supervision.processes import wait_until
 
 FILES = ("run.yaml", "job.json")
 REFUSED = "refused"
+TAKE_OVER = "take-over"
+"""Present: the lease of another machine, which is gone, counts for nothing."""
 
 
 def take(paths: JobPaths, staged: Path) -> None:
@@ -46,13 +49,24 @@ def turn_away(staged: Path, why: str) -> None:
         partial.rename(staged / REFUSED)
 
 
-def wait_until_taken(staged: Path, seconds: float) -> None:
+def wait_until_taken(staged: Path, seconds: float, is_at_it: Callable[[], bool] = lambda: False) -> None:
     """Wait for a supervisor to take `staged`; who gives up withdraws it, so that it does not train later with nobody looking.
 
-    Raises: Refused if it was turned away; Failed if nobody came within `seconds`.
+    Args:
+        staged: What it is to take.
+        seconds: How long nobody may be at it.
+        is_at_it: Whether somebody is: a bucket that is asked first may be slow to answer.
+
+    Raises: Refused if it was turned away; Failed if nobody came.
     """
     said = staged / REFUSED
-    if not wait_until(lambda: said.exists() or not is_staged(staged), seconds) and _withdraw(staged):
+
+    def is_answered() -> bool:
+        return said.exists() or not is_staged(staged)
+
+    while not (came := wait_until(is_answered, seconds)) and is_at_it():
+        pass
+    if not came and _withdraw(staged):
         raise Failed(f"{staged}: no supervisor took it within {seconds:g} seconds; it is withdrawn")
     if said.exists():
         why = said.read_text()

@@ -13,15 +13,19 @@ from pydantic import BeforeValidator, TypeAdapter
 
 from training.checkpoints.manifest import complete_checkpoints
 from training.supervision.job import Job, JobPaths
+from training.supervision.memory import what_to_do
 from training.supervision.processes import try_to_write_json
 
 FORMAT = 1
 """Of state.json; 0: before the file named its format."""
 Phase = Literal["starting", "running", "stopping", "stopped", "interrupted", "finished", "failed"]
-Ending = Literal["", "finished", "stopped", "preempted", "no space", "refused", "crashed", "hung", "rebooted", "unsupervised"]
+Ending = Literal[
+    "", "finished", "stopped", "preempted", "no space", "refused", "crashed", "out of memory", "hung", "rebooted", "unsupervised"
+]
 """How a start ended; empty while it lives."""
 FINAL: tuple[Phase, ...] = ("stopped", "finished", "failed")
 """Nothing but `train` goes on from these. Written before the last push: with a living supervisor they mean that it pushes."""
+CRASHES: tuple[Ending, ...] = ("crashed", "out of memory")
 MAX_REBOOTS = 10
 """Starts without a new checkpoint that a reboot, a preemption or a dead supervisor has ended."""
 
@@ -154,20 +158,25 @@ def judge(state: State, job: Job, code: int) -> Verdict | None:
     hangs = sum(s.ended == "hung" for s in state.fruitless)
     if start.ended == "hung":
         return Verdict("failed", f"it hung {hangs} times without a new checkpoint between") if hangs > 1 else None
-    if start.ended == "crashed" and not any(s.reached_step for s in state.starts):
-        return Verdict("failed", f"it ended before its first step ({_exit(code)})")
+    if start.ended in CRASHES and not any(s.reached_step for s in state.starts):
+        return Verdict("failed", f"it ended before its first step ({_exit(code)}){_why(state)}")
     return limit_of_restarts(state, job)
 
 
 def limit_of_restarts(state: State, job: Job) -> Verdict | None:
     """Whether the job has been started in vain too often."""
-    crashes = sum(start.ended == "crashed" for start in state.fruitless)
+    crashes = sum(start.ended in CRASHES for start in state.fruitless)
     if crashes > job.max_restarts:
-        return Verdict("failed", f"it crashed {crashes} times without a new checkpoint (max_restarts: {job.max_restarts})")
+        said = f"it crashed {crashes} times without a new checkpoint (max_restarts: {job.max_restarts}){_why(state)}"
+        return Verdict("failed", said)
     reboots = sum(start.ended in ("rebooted", "preempted", "unsupervised") for start in state.fruitless)
     if reboots > MAX_REBOOTS:
         return Verdict("failed", f"{reboots} reboots without a new checkpoint between: checkpoints.every_steps is too long")
     return None
+
+
+def _why(state: State) -> str:
+    return f": {what_to_do()}" if state.starts[-1].ended == "out of memory" else ""
 
 
 def _exit(code: int) -> str:

@@ -15,9 +15,9 @@ from training.checkpoints.manifest import MANIFEST, complete_checkpoints
 from training.checkpoints.progress_file import Progress, read_progress
 from training.checkpoints.push_state import PushState, read_push_state
 from training.refusal import Refused
-from training.supervision.idle import can_power_off, guard_is_alive, read_idle_state, read_rule, used_by
+from training.supervision.idle import can_power_off, read_idle_state, read_rule, used_by
 from training.supervision.job import JobPaths, job_names, read_job, read_jobs
-from training.supervision.processes import living
+from training.supervision.processes import is_held, living
 from training.supervision.report import FORMAT, GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
 from training.supervision.state import FINAL, Start, State, read_state, seconds_of, total_steps
 
@@ -105,7 +105,7 @@ def _phase(paths: JobPaths, state: State, supervisor: int | None, nothing_to_pus
         return state.phase, f"{state.reason}{rest}".removeprefix("; ")
     if paths.stopped.exists():
         return "dead", "its supervisor is gone; the user has stopped it, and nothing starts it but `train`"
-    return "dead", "its supervisor is gone; the next boot, or `train`, goes on from the newest checkpoint"
+    return "dead", "its supervisor is gone; the idle guard, cron, the next boot, or `train`, goes on from the newest checkpoint"
 
 
 def _step(progress: Progress | None, saved: int) -> int:
@@ -170,10 +170,10 @@ def _idle(root: Path) -> IdleStatus | None:
     try:
         rule = read_rule(root)
     except Refused as refusal:
-        return IdleStatus(0.0, guard_is_alive(root), None, None, False, str(refusal))
+        return IdleStatus(0.0, is_held(root / "idle.lock"), None, None, False, str(refusal))
     if rule is None:
         return None
-    seen, alive = read_idle_state(root), guard_is_alive(root)
+    seen, alive = read_idle_state(root), is_held(root / "idle.lock")
     since = seen.idle_since if seen is not None and alive else None
     error = seen.error if seen is not None else ""
     return IdleStatus(rule.minutes, alive, _iso(since), used_by(root), can_power_off(rule), error)

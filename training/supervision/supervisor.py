@@ -7,36 +7,34 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import count
-from pathlib import Path
+from dataclasses import replace
 from types import FrameType
 from typing import Literal
 
 from training.checkpoints.manifest import complete_checkpoints, newest_intact
 from training.checkpoints.progress_file import Progress, read_progress
 from training.checkpoints.pull import MARK as PULL_MARK
+from training.checkpoints.reach import reach_on_disk
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.refusal import Failed, Refused
+from training.supervision.attempts import Attempts, Timing
 from training.supervision.begun import began_as, has_other_length, holds_files
 from training.supervision.bucket_side import BucketSide
 from training.supervision.disk import DiskGuard
 from training.supervision.gpu import ask_gpu, needs_gpu
-from training.supervision.job import Job, JobPaths, environment_of, fit_command, read_job
+from training.supervision.job import Job, JobPaths, environment_of
+from training.supervision.memory import memory_kills, what_to_do
 from training.supervision.preemption import PreemptionWatch
 from training.supervision.processes import (
     boot_id,
     end_child,
     end_orphan,
     has_ended,
-    held,
-    living,
     start_child,
     wait_until,
     write_pid_file,
 )
-from training.supervision.staging import take, turn_away
 from training.supervision.state import (
     FINAL,
     Ending,
@@ -53,66 +51,14 @@ from training.supervision.state import (
     seconds_of,
     write_state,
 )
-from training.supervision.watchdog import DUMP_SECONDS, TERM_SECONDS, Watchdog, end_hung
+from training.supervision.stopped import was_stopped_after
+from training.supervision.watchdog import Watchdog, end_hung
 
 log = logging.getLogger(__name__)
 
 Command = Callable[[JobPaths, tuple[str, ...]], list[str]]
 Cause = Literal["stopped", "preempted", "no space", "hung"]
 TAIL_CHARACTERS = 8000
-
-
-@dataclass(frozen=True)
-class Timing:
-    """How long the supervisor waits, in seconds. Tests are in more of a hurry."""
-
-    tick: float = 0.5
-    term: float = 60.0
-    """For a run that was asked to end: a step and a checkpoint."""
-    dump: float = DUMP_SECONDS
-    hung_term: float = TERM_SECONDS
-    pause: float = 5.0
-    """Between two starts, and between two attempts at anything else."""
-    attempts: int = 12
-    patience: float = 7200.0
-    """After a boot, when nobody looks: for what a run needs from outside. It costs what the machine costs."""
-    disk: float = 30.0
-
-
-def supervise(
-    root: Path,
-    name: str,
-    *,
-    by_boot: bool = False,
-    staged: Path | None = None,
-    command: Command = fit_command,
-    timing: Timing | None = None,
-    since: float | None = None,
-) -> int:
-    """Run a job until it has ended for good.
-
-    `by_boot` goes on with what was begun, or only pushes what is left; otherwise the user wants it to run (again), as `staged`
-    says, if that is told. A stop that was said after `since` holds all the same.
-
-    Units: `since` in seconds since 1970; None is now.
-
-    Returns: 0, or 1 if the job has failed. What became of it is in state.json.
-    Raises: Refused if there is no such job, or it has a living supervisor.
-    """
-    paths, since = JobPaths(root.absolute(), name), time.time() if since is None else since
-    if staged is None:
-        read_job(paths)  # before a lock is made for a job that is none
-    pid = living(paths.pid_file)
-    taken = f"{name}: has a living supervisor already, pid {pid}" if pid else f"{name}: is being started or stopped: try again soon"
-    try:
-        with held(paths.lock, taken):
-            if staged is not None:
-                take(paths, staged)
-            return Supervisor(paths, read_job(paths), by_boot, command, timing or Timing(), since).run()
-    except Refused as refusal:
-        if staged is not None:
-            turn_away(staged, str(refusal))
-        raise
 
 
 class Supervisor:
@@ -123,10 +69,11 @@ class Supervisor:
         self.told = False
         self.preemption = PreemptionWatch()
         self.disk = DiskGuard(paths, job.min_free_gib, timing.disk)
-        self.bucket = BucketSide(paths, job, timing.pause)
+        self.bucket = BucketSide(paths, job, timing.pause, timing.pusher)
+        self.attempt = Attempts(timing, by_boot, lambda: self._asked() is not None)
         self.child: subprocess.Popen[bytes] | None = None
         self.state = read_state(paths) or State("starting")
-        self.log_began = 0
+        self.log_began = self.memory_kills = 0
 
     def run(self) -> int:
         """Everything, whatever goes wrong."""
@@ -139,11 +86,20 @@ class Supervisor:
             verdict = self._outcome()
             self._say(verdict.phase, verdict.reason)
             is_safe = self.bucket.finish(self.paths.given_up.exists)
+        except (Refused, Failed):
+            self._forget_pid()
+            raise
         finally:
             if self.child is not None:
                 end_child(self.child, self.timing.term)
             self.bucket.kill()
+        self._forget_pid()
         return 1 if verdict.phase == "failed" or not is_safe else 0
+
+    def _forget_pid(self) -> None:
+        """A pid file that is left tells of a kill: the idle guard and cron start that supervisor again."""
+        with suppress(OSError):
+            self.paths.pid_file.unlink(missing_ok=True)
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         self.told = True
@@ -157,7 +113,8 @@ class Supervisor:
             is_final = self.by_boot and self.state.phase in FINAL
             return Verdict(self.state.phase, self.state.reason) if is_final else Verdict("stopped", "by the user")
         if not self.by_boot:
-            self.paths.stopped.unlink(missing_ok=True)
+            for path in (self.paths.stopped, self.paths.revived):
+                path.unlink(missing_ok=True)
             self.state = replace(self.state, counted_from=len(self.state.starts))
         self.preemption.start()
         self._say("starting", "")
@@ -177,11 +134,7 @@ class Supervisor:
 
     def _is_stopped(self) -> bool:
         """Whether the user's stop holds: after a boot, and if it was said after the word to train."""
-        try:
-            said = self.paths.stopped.stat().st_mtime
-        except FileNotFoundError:
-            return False
-        return self.by_boot or said > self.since
+        return self.paths.stopped.exists() if self.by_boot else was_stopped_after(self.paths, self.since)
 
     def _given_up(self, error: Exception) -> Verdict:
         """What passes by itself is no failure where nobody looked, or the job was told to end meanwhile."""
@@ -200,7 +153,7 @@ class Supervisor:
             if gives_up is not None:
                 return gives_up
             if needs_gpu(config, self.paths.run):
-                self._try("reach the GPU", ask_gpu)
+                self.attempt.to("reach the GPU", ask_gpu)
             code = self._one_start(config)
             ended = self.state.starts[-1].ended
             if self._is_finished(config):
@@ -227,12 +180,12 @@ class Supervisor:
         """
         words, own = self._start_words(config), self._owns_run(config)
         environment = dict(os.environ)
-        self._try("get its tokens", lambda: environment.update(environment_of(self.paths, self.job)), patient=True)
+        self.attempt.to("get its tokens", lambda: environment.update(environment_of(self.paths, self.job)), patient=True)
         start = Start(now(), boot_id(), newest_step(self.paths), 0, 0)
         self.state = replace(self.state, starts=(*self.state.starts, start), begun=own)
         self._say("starting", "")
         self.log_began = self.paths.log.stat().st_size if self.paths.log.exists() else 0
-        began = time.monotonic()
+        began, self.memory_kills = time.monotonic(), memory_kills()
         self.child = start_child(self.command(self.paths, words), self.paths.code, self.paths.log, environment)
         write_pid_file(self.paths.run_pid_file, self.child.pid)
         cause = self._watch(self.child, began)
@@ -244,9 +197,18 @@ class Supervisor:
         else:
             code = end_child(self.child, self.timing.term if cause else 0.0)
         self.child = None
-        self._end_start(cause or ("refused" if code == 2 else "crashed"), time.monotonic() - began)
+        self._end_start(cause or self._own_end(code), time.monotonic() - began)
         log.info("supervisor: the run ended with %s", f"signal {-code}" if code < 0 else f"exit code {code}")
         return code
+
+    def _own_end(self, code: int) -> Ending:
+        """What a run that nobody ended has come to: a killed loader worker ends it with an exit code of its own."""
+        if code == 2:
+            return "refused"
+        if code != 0 and memory_kills() > self.memory_kills:
+            log.info("supervisor: %s", what_to_do())
+            return "out of memory"
+        return "crashed"
 
     def _watch(self, child: "subprocess.Popen[bytes]", began: float) -> Cause | None:
         """Look on until the run has ended by itself (None), or has to be ended."""
@@ -333,47 +295,56 @@ class Supervisor:
     def _claim(self) -> None:
         """Be the one machine that writes this run to its bucket. A bucket that does not answer holds up only a fresh machine.
 
-        Raises: Taken; Failed on a fresh machine.
+        Raises: Taken; Refused if the run was begun anew elsewhere; Failed on a fresh machine.
         """
         is_fresh = not complete_checkpoints(self.paths.checkpoints)
         try:
-            self._try("claim the run in its bucket", self.bucket.claim, patient=is_fresh)
+            self.attempt.to("claim the run in its bucket", self.bucket.claim, patient=is_fresh)
         except Failed as error:
             if is_fresh:
                 raise
             log.info("supervisor: %s: going on without", error)
+        try:
+            self._went_on_elsewhere()
+        except Refused:
+            self.bucket.release()
+            raise
 
     def _bring(self, config: RunConfig) -> bool:
-        """Without an intact checkpoint on this disk: the newest one that the bucket has.
+        """Without an intact checkpoint on this disk, or where the run went on elsewhere: the newest one that the bucket has.
 
         Returns: whether there is one to go on from.
         """
         is_partial = (self.paths.run / PULL_MARK).exists()
-        if not is_partial and newest_intact(self.paths.checkpoints) is not None:
+        own = newest_intact(self.paths.checkpoints)
+        if own is not None and not is_partial:
+            if self._went_on_elsewhere():
+                self.attempt.to("bring the run from its bucket", lambda: self.bucket.pull(own.step), patient=True)
             return True
         if self.job.bucket is None or not (is_partial or self._owns_run(config)):
             return False
         if not self.state.begun:
             self.state = replace(self.state, begun=True)
             write_state(self.paths, self.state)
-        self._try("bring the run from its bucket", self.bucket.pull, patient=True)
+        self.attempt.to("bring the run from its bucket", self.bucket.pull, patient=True)
         return newest_intact(self.paths.checkpoints) is not None
 
-    def _try(self, what: str, call: Callable[[], None], patient: bool = False) -> None:
-        """Try for a while, and for long after a boot if `patient`.
+    def _went_on_elsewhere(self) -> bool:
+        """Whether the bucket has the run further than this disk has it intact.
 
-        Raises: Failed with the last error.
+        Without an answer it is taken not to: until the run here is further, the pusher sends nothing.
+
+        Raises: Refused if it was begun anew elsewhere, and has a checkpoint here too.
         """
-        limit = time.monotonic() + (self.timing.patience if patient and self.by_boot else 0.0)
-        for attempt in count(1):
-            late = attempt - self.timing.attempts
-            try:
-                return call()
-            except Failed as error:
-                if (late >= 0 and time.monotonic() >= limit) or self._asked() is not None:
-                    raise
-                log.info("supervisor: could not %s: %s", what, error)
-            wait_until(lambda: self._asked() is not None, self.timing.pause * min(12, max(1, late)))
+        here, own = reach_on_disk(self.paths.run), newest_intact(self.paths.checkpoints)
+        if here is None or own is None or not self.bucket.has_answered:
+            return False
+        intact, found = replace(here, step=own.step), list[bool]()
+        try:
+            self.attempt.to("ask how far its bucket is", lambda: found.append(self.bucket.is_further_than(intact)))
+        except Failed as error:
+            log.info("supervisor: %s: going on without", error)
+        return any(found)
 
     def _say(self, phase: Phase, reason: str) -> None:
         self.state = replace(self.state, phase=phase, reason=reason, supervisor=os.getpid())

@@ -337,3 +337,26 @@ def test_a_link_to_a_file_is_pushed_as_the_file(run, folder_place, tmp_path):
     assert (folder_place.run() / "evaluation.csv").read_text() == "1,2\n"
     assert not (folder_place.run() / "evaluation.csv").is_symlink()
     assert state_of(run).complete
+
+
+def test_a_name_that_no_bucket_takes_is_told_and_stops_nothing(run, place, caplog):
+    run.begin().save(10)
+    (run.path / "a\nb.txt").write_text("x")
+
+    pusher(run, place).once()
+
+    assert place.steps() == [10]
+    assert r"a\nb.txt: a bucket cannot have a file of this name: it is not sent" in caplog.text
+    assert state_of(run).complete
+
+
+def test_an_object_of_such_a_name_that_somebody_has_put_there_stops_no_push(run, gs_place, server):
+    run.begin().save(10)
+    pusher(run, gs_place).once()
+    server.renames["runs/a/config.yaml"] = "runs/a/some\nthing"
+    run.save(20)
+
+    pusher(run, gs_place).once()
+
+    assert gs_place.steps() == [10, 20]
+    assert state_of(run).complete

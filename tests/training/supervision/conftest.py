@@ -16,10 +16,11 @@ import pytest
 from tests.tools.login_server import LoginServer
 from training.checkpoints.manifest import complete_checkpoints
 from training.checkpoints.progress_file import read_progress
+from training.supervision.admission import supervise
+from training.supervision.attempts import Timing
 from training.supervision.job import JobPaths
 from training.supervision.processes import living
 from training.supervision.state import State, read_state
-from training.supervision.supervisor import Timing, supervise
 
 REPOSITORY = Path(__file__).parents[3]
 STAND_IN = Path(__file__).with_name("stand_in_run.py")
@@ -45,22 +46,45 @@ class Site:
     steps: int
 
     def write_job(self, **changes: object) -> None:
+        self.write_files(self.paths.folder, changes)
+
+    def write_files(self, folder: Path, changes: dict[str, object]) -> None:
+        """As a laptop writes them."""
         values = {"name": self.paths.name, "bucket": None, "push_interval_seconds": 0.2, "min_free_gib": 0.0, **changes}
-        self.paths.folder.mkdir(parents=True, exist_ok=True)
-        self.paths.job_file.write_text(json.dumps(values))
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "job.json").write_text(json.dumps(values))
         text = RUN_FILE.format(name=self.paths.name, root=self.paths.root, steps=self.steps)
-        self.paths.run_file.write_text(text)
+        (folder / "run.yaml").write_text(text)
+
+    @property
+    def staged(self) -> Path:
+        """Where a laptop puts its files aside."""
+        return self.paths.root / ".staged" / self.paths.name
+
+    def stage(self, *marks: str, **changes: object) -> "Site":
+        """As a laptop asks for a start: the job's files with `changes`, and files that are `marks`."""
+        self.write_files(self.staged, {**json.loads(self.paths.job_file.read_bytes()), **changes})
+        for mark in marks:
+            (self.staged / mark).touch()
+        return self
+
+    def supervise_staged(self, behaviours: str = "ok") -> State:
+        """As `supervise`, with what was staged."""
+        supervise(self.paths.root, self.paths.name, staged=self.staged, command=stand_in(behaviours, self.steps), timing=HURRY)
+        return self.state
 
     def supervise(self, behaviours: str = "ok", by_boot: bool = False, timing: Timing = HURRY) -> State:
         """In this process, to the end."""
         supervise(self.paths.root, self.paths.name, by_boot=by_boot, command=stand_in(behaviours, self.steps), timing=timing)
         return self.state
 
-    def start(self, behaviours: str, *options: str) -> "subprocess.Popen[bytes]":
-        """In a process of its own, which one can kill."""
+    def start(self, behaviours: str, *options: str, first: Callable[[], None] | None = None) -> "subprocess.Popen[bytes]":
+        """In a process of its own, which one can kill; `first` is done in it before anything else."""
         words = [sys.executable, "-c", DRIVER, str(self.paths.root), self.paths.name, behaviours, str(self.steps), *options]
         with self.paths.log.open("ab") as log:
-            return subprocess.Popen(words, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+            return subprocess.Popen(
+                words, cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=first
+            )
 
     @property
     def state(self) -> State:
@@ -89,7 +113,8 @@ def stand_in(behaviours: str, steps: int) -> Callable[[JobPaths, tuple[str, ...]
 
 def drive(root: Path, name: str, behaviours: str, steps: str, *options: str) -> int:
     """The body of a supervisor in a process of its own."""
-    return supervise(root, name, by_boot="--boot" in options, command=stand_in(behaviours, int(steps)), timing=HURRY)
+    staged = root / ".staged" / name if "--staged" in options else None
+    return supervise(root, name, by_boot="--boot" in options, staged=staged, command=stand_in(behaviours, int(steps)), timing=HURRY)
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:

@@ -2,7 +2,7 @@
 
 `stand_in_run.py RUN TOTAL_STEPS BEHAVIOURS [WORDS]`: behaviours by start, with `,` between; the last one stays.
 ok: to the end. crash@N, hang@N: at step N ends with code 1, or makes no step any more. deaf@N: hangs, and
-ignores SIGTERM. refuse: code 2.
+ignores SIGTERM. eat@N: takes memory until the kernel kills it. refuse: code 2.
 A checkpoint every 2 steps. `.NAME.words.txt` beside the run directory records what each start was told.
 """
 
@@ -50,6 +50,10 @@ def main() -> int:
         if at == str(step) and behaviour == "crash":
             print("a bug", flush=True)
             return 1
+        if at == str(step) and behaviour == "eat":
+            Path("/proc/self/oom_score_adj").write_text("1000")  # it, and not its supervisor
+            taken = [bytearray(os.urandom(2**20)) for _ in range(2**20)]
+            return len(taken)
         while at == str(step) and behaviour in ("hang", "deaf"):
             time.sleep(0.05)
             if told and behaviour == "hang":

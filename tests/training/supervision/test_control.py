@@ -13,8 +13,9 @@ import pytest
 from tests.training.supervision.conftest import REPOSITORY, until
 from training.checkpoints.push import Pusher
 from training.refusal import Failed, Refused
-from training.supervision import control
-from training.supervision.control import boot, last_sync, stop, wait
+from training.supervision import control, ending
+from training.supervision.control import last_sync, stop, wait
+from training.supervision.going_on import boot
 from training.supervision.idle import used_by
 from training.supervision.job import own_command
 from training.supervision.processes import held, living, process_of, write_pid_file
@@ -25,7 +26,6 @@ from training.supervision.status import status
 
 def test_a_job_without_a_bucket_is_never_said_to_be_safe(site):
     site.supervise()
-    site.paths.pid_file.unlink()  # this process was its supervisor, and lives
 
     assert "NOT safe if the disk is destroyed" in stop(site.paths.root, "job")
     with pytest.raises(Failed, match="job: has no bucket"):
@@ -45,7 +45,6 @@ def test_a_machine_without_a_job_is_safe_and_one_with_a_run_of_no_job_is_not(roo
 def test_what_is_not_pushed_is_pushed_by_the_last_sync_and_a_lost_bucket_is_told(site, bucket, monkeypatch):
     monkeypatch.setattr(control, "PUSH_PAUSE_SECONDS", 0.01)
     site.supervise()
-    site.paths.pid_file.unlink()
     site.write_job(bucket=bucket)
     folder = Path(bucket.removeprefix("file://"))
 
@@ -110,7 +109,7 @@ def test_a_pid_that_another_process_has_got_is_not_taken_for_the_first(tmp_path)
 
 
 def test_a_supervisor_that_has_no_pid_file_yet_is_not_overlooked(site, monkeypatch):
-    monkeypatch.setattr(control, "GIVE_UP_SECONDS", 0.1)
+    monkeypatch.setattr(ending, "GIVE_UP_SECONDS", 0.1)
     with held(site.paths.lock, ""):
         with pytest.raises(Failed, match="NOT safe"):
             stop(site.paths.root, "job", 0.3)
@@ -129,8 +128,6 @@ def test_nobody_starts_a_job_while_it_is_stopped(site, bucket, monkeypatch):
         once(pusher)
 
     monkeypatch.setattr(Pusher, "once", noted)
-    site.paths.pid_file.unlink()
-
     stop(site.paths.root, "job")
 
     assert seen == [True]
@@ -163,7 +160,6 @@ def test_a_stop_does_not_wait_for_ever_for_a_bucket_that_is_gone(site, bucket):
 @pytest.mark.parametrize("how", ["stop", "last_sync", "push"])
 def test_who_pushes_without_a_supervisor_gives_the_lease_back_and_closes_the_state(site, bucket, how):
     site.supervise()
-    site.paths.pid_file.unlink()
     write_state(site.paths, replace(site.state, phase="running"))  # it was killed
     site.write_job(bucket=bucket)
     if how == "push":
@@ -181,7 +177,6 @@ def test_who_pushes_without_a_supervisor_gives_the_lease_back_and_closes_the_sta
 
 def test_a_neighbours_slip_is_told_and_stops_nobody_else(site, bucket):
     site.supervise()
-    site.paths.pid_file.unlink()
     site.write_job(bucket=bucket)
     jobs = site.paths.root / "jobs"
     for name, text in (("job (copy)", "{}"), (".job.bak", "{}"), ("torn", "{")):
@@ -200,3 +195,22 @@ def test_a_neighbours_slip_is_told_and_stops_nobody_else(site, bucket):
         last_sync(site.paths.root)
     assert "everything" not in str(failed.value)
     assert (Path(bucket.removeprefix("file://")) / "runs/job/model.pt").exists()
+
+
+def test_a_stop_says_what_it_waits_for(site, bucket, caplog):
+    caplog.set_level("INFO")
+    site.write_job(bucket=bucket)
+    supervisor = site.start("hang@3")
+    until(lambda: site.step == 3)
+    os.kill(living(site.paths.run_pid_file) or 0, signal.SIGSTOP)
+    shutil.rmtree(bucket.removeprefix("file://"))
+
+    with pytest.raises(
+        Failed, match=r"NOT safe to destroy: .* say stop again when the bucket answers, or train with another --bucket"
+    ):
+        stop(site.paths.root, "job", 12.0)
+    supervisor.wait(timeout=20)
+
+    said = [record.message for record in caplog.records if "waiting for" in record.message]
+    assert said[0].startswith("job: waiting for the run to save a checkpoint, after step 2 (at most 1")
+    assert any(f"waiting for {bucket} to have everything: " in line and "there is no such folder" in line for line in said)

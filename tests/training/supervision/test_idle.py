@@ -18,18 +18,17 @@ from training.refusal import Refused
 from training.supervision.idle import (
     IN_VAIN_SECONDS,
     IdleRule,
-    guard_is_alive,
     read_idle_state,
     read_rule,
     ssh_sessions,
     used_by,
     write_rule,
 )
-from training.supervision.processes import wait_until, write_pid_file
+from training.supervision.processes import is_held, wait_until, write_pid_file
 from training.supervision.state import State, write_state
 from training.supervision.status import machine_status
 
-GUARD = "import sys; from pathlib import Path; from training.supervision.idle import guard; guard(Path(sys.argv[1]), 0.05)"
+GUARD = "import sys; from pathlib import Path; from training.supervision.guard import guard; guard(Path(sys.argv[1]), 0.05)"
 SLEEPS = shutil.which("sleep") or "/bin/sleep"
 
 
@@ -119,10 +118,10 @@ def test_only_who_has_logged_in_counts(tmp_path, comm, title, counts):
 
 
 def test_there_is_one_guard_and_it_ends_when_nobody_wants_it(root, guard, session):
-    until(lambda: guard_is_alive(root))
+    until(lambda: is_held(root / "idle.lock"))
     second = subprocess.run([sys.executable, "-c", GUARD, str(root)], cwd=REPOSITORY, timeout=60)
     assert second.returncode == 0
-    assert guard_is_alive(root)
+    assert is_held(root / "idle.lock")
     (root / "idle.json").unlink()
 
     assert guard.wait(timeout=60) == 0
@@ -156,7 +155,7 @@ def test_a_rule_that_was_mistyped_leaves_the_guard_with_the_last_good_one(root, 
 
 
 def test_neither_a_mistyped_rule_nor_a_full_disk_ends_the_guard(root, guard):
-    until(lambda: guard_is_alive(root))
+    until(lambda: is_held(root / "idle.lock"))
     (root / "idle.json").write_text("{")
     until(lambda: (s := read_idle_state(root)) is not None and "idle.json" in s.error)
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.training.supervision.conftest import HURRY, stand_in, until
-from training.refusal import Failed
-from training.supervision.processes import living
-from training.supervision.supervisor import supervise
+from training.refusal import Failed, Refused
+from training.supervision.admission import supervise
+from training.supervision.processes import boot_seconds, living
+from training.supervision.state import write_state
+from training.supervision.stopped import say_stopped
 
 pytestmark = pytest.mark.cloud  # a process or more for each: together minutes
 
@@ -83,8 +85,9 @@ def test_with_its_own_checkpoints_a_run_goes_on_without_the_bucket(site, bucket)
     folder = Path(bucket.removeprefix("file://"))
     folder.rmdir()
     threading.Timer(2.0, folder.mkdir).start()
+    write_state(site.paths, replace(site.state, phase="running"))
 
-    assert site.supervise("ok").phase == "finished"
+    assert site.supervise("ok", by_boot=True).phase == "finished"
     assert (folder / "runs/job/model.pt").exists()
 
 
@@ -94,9 +97,9 @@ def test_a_bucket_that_stays_away_after_a_boot_is_no_end_for_good(site, bucket):
     with pytest.raises(Failed, match="none"):
         site.supervise(by_boot=True, timing=replace(HURRY, patience=0.2))
     assert site.state.phase == "interrupted"
-    with pytest.raises(Failed, match="none"):
+    with pytest.raises(Refused, match="none"):  # to a person it is told at once, and nothing changes
         site.supervise()
-    assert site.state.phase == "failed"
+    assert site.state.phase == "interrupted"
 
 
 def test_a_shutdown_while_the_bucket_is_away_is_no_failure(site, bucket):
@@ -190,12 +193,25 @@ def test_a_run_that_a_shutdown_ends_before_its_supervisor_looks_has_not_crashed(
 
 
 def test_a_stop_that_was_said_after_the_word_to_train_holds(site):
-    site.paths.stopped.touch()
+    say_stopped(site.paths)
 
-    supervise(site.paths.root, "job", command=stand_in("ok", 8), timing=HURRY, since=time.time() - 60)
+    supervise(site.paths.root, "job", command=stand_in("ok", 8), timing=HURRY, since=boot_seconds() - 60)
 
     assert (site.state.phase, site.state.reason) == ("stopped", "by the user")
     assert not site.paths.run.exists()
+
+
+def test_a_stop_of_before_does_not_hold_whatever_the_clock_of_the_machine_said(site):
+    """A clock that was ahead by an hour when the run was stopped, and is right again."""
+    for text in (site.paths.folder / "stopped", None):
+        say_stopped(site.paths)
+        if text is None:
+            site.paths.stopped.write_text("")  # as on a full disk, or by older code: only the time of the file is left
+        later = time.time() + 3600
+        os.utime(site.paths.stopped, (later, later))
+
+        assert site.supervise().phase == "finished"
+        assert not site.paths.stopped.exists()
 
 
 def test_an_empty_folder_of_checkpoints_is_no_run(site):

@@ -70,7 +70,6 @@ def test_a_job_that_has_ended_and_whose_supervisor_lives_is_pushing(site):
 def test_a_finished_job_is_told_whole(site, bucket):
     site.write_job(bucket=bucket)
     site.supervise("crash@5,ok")
-    site.paths.pid_file.unlink()  # this process was its supervisor, and lives
 
     told = job(site)
 

@@ -304,7 +304,7 @@ def test_a_run_that_another_machine_writes_is_refused(site, bucket):
 
     with pytest.raises(Refused, match="another machine writes this run"):
         site.supervise()
-    assert site.state.phase == "failed"
+    assert not (site.paths.folder / "state.json").exists()
     assert not site.paths.run.exists()
 
 
