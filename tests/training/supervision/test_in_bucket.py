@@ -18,7 +18,7 @@ from training.supervision.job import JobPaths, own_command
 from training.supervision.last_word import say_last_word
 
 BEFORE = datetime.now(UTC) - timedelta(hours=1)
-GUARD = "import sys; from pathlib import Path; from training.supervision.idle import guard; guard(Path(sys.argv[1]), 0.05)"
+GUARD = "import sys; from pathlib import Path; from training.supervision.guard import guard; guard(Path(sys.argv[1]), 0.05)"
 
 
 @pytest.fixture
