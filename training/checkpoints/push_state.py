@@ -126,6 +126,7 @@ def push_state_of(record: Record, job: Path) -> PushState:
     steps -= {_step(run / name) for name in record.damaged}
     if record.ahead is not None and record.ahead >= max(map(_step, manifests(run).values()), default=record.ahead):
         oldest = None
+        steps.add(record.ahead)
     return PushState(
         last_success=datetime.fromtimestamp(record.sent_at, UTC).isoformat(timespec="seconds") if record.sent_at else None,
         lag_seconds=max(0.0, time.time() - oldest) if oldest else 0.0,

@@ -30,7 +30,8 @@ class Reach:
 
     def is_behind(self, other: "Reach") -> bool:
         """Whether `other` is the same run, and further."""
-        return self.beginning == other.beginning and (self.step, self.starts) < (other.step, other.starts)
+        is_further = NO_STEP != other.step and (self.step, self.starts) < (other.step, other.starts)
+        return self.beginning == other.beginning and is_further
 
     def is_older_than(self, other: "Reach") -> bool:
         """Whether `other` was begun anew after this one began."""

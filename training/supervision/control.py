@@ -164,7 +164,7 @@ def wait(root: Path, name: str, seconds: float, staged: Path | None = None) -> s
         except Failed as failure:
             raise Failed(f"{failure}\n{tail_of(paths)}") from None
     read_job(paths)
-    began, was_alive = time.monotonic(), False
+    began, was_alive, told = time.monotonic(), False, ""
     while True:
         state, supervisor = read_state(paths), living(paths.pid_file)
         ours = state is not None and state.supervisor == supervisor  # not what an earlier supervisor has left
@@ -179,7 +179,15 @@ def wait(root: Path, name: str, seconds: float, staged: Path | None = None) -> s
             raise Failed(f"{name}: {said}\n{tail_of(paths)}")
         if time.monotonic() - began > seconds:
             raise Failed(f"{name}: no step within {seconds:g} seconds\n{tail_of(paths)}")
+        if (trouble := _trouble(paths)) not in ("", told):  # else a start that waits for its bucket or its GPU would be silence
+            log.info("%s", told := trouble)
         time.sleep(0.2)
+
+
+def _trouble(paths: JobPaths) -> str:
+    """What the supervisor could not do at its newest attempt, if it is still at it."""
+    lines = [line for line in tail_of(paths).splitlines() if line.startswith("supervisor: ")]
+    return lines[-1] if lines and "could not" in lines[-1] else ""
 
 
 def _stepped(paths: JobPaths) -> str | None:

@@ -60,7 +60,7 @@ def test_a_disk_that_is_behind_sends_nothing_and_everything_is_safe(run, gone_on
     assert contents(gone_on) == before
     state = read_push_state(run.job)
     assert state is not None
-    assert (state.complete, state.lag_seconds, state.error) == (True, 0.0, None)
+    assert (state.complete, state.lag_seconds, state.error, state.safe_steps[-1]) == (True, 0.0, None, 50)
 
 
 def test_a_disk_that_has_come_further_than_the_bucket_is_sent_again(run, gone_on):

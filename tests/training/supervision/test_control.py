@@ -95,6 +95,19 @@ def test_waiting_tells_of_a_failure_with_the_end_of_the_log_and_of_an_end_that_w
     assert wait(site.paths.root, "job", 60) == "job: finished at step 8"
 
 
+def test_waiting_says_what_the_supervisor_waits_for(site, caplog):
+    caplog.set_level("INFO")
+    write_pid_file(site.paths.pid_file, os.getpid())
+    write_state(site.paths, State("starting", supervisor=os.getpid()))
+    said = "supervisor: could not claim the run in its bucket: gs://cells: cannot be reached"
+    site.paths.log.write_text(f"supervisor: starting\n{said}\n")
+
+    with pytest.raises(Failed, match="no step within"):
+        wait(site.paths.root, "job", 0.5)
+
+    assert [record.message for record in caplog.records] == [said]
+
+
 def test_a_pid_that_another_process_has_got_is_not_taken_for_the_first(tmp_path):
     path = tmp_path / "pid.json"
     write_pid_file(path, os.getpid())

@@ -58,7 +58,7 @@ def test_a_supervisor_that_is_killed_is_no_end_and_the_machine_is_not_powered_of
         pytest.skip("somebody is logged in over SSH here")
     paths, off = machine, tmp_path / "state-when-off.json"
     supervisor = train(paths)
-    until(lambda: newest(paths) >= 20)
+    until(lambda: newest(paths) >= 20, LIMIT)
     kill_all(paths, supervisor)
     ask_for(paths, newest(paths) + 30)
     write_rule(root, IdleRule(minutes=0.01, command=("cp", str(paths.folder / "state.json"), str(off))))
@@ -93,7 +93,7 @@ def machine_of_google(machine, tmp_path, monkeypatch):
 def test_a_machine_that_comes_back_does_not_overwrite_what_went_on_elsewhere(machine, machine_of_google, tmp_path):
     first, mirror = machine, machine_of_google / "runs" / "job"
     supervisor = train(first)
-    until(lambda: complete_checkpoints(mirror / "checkpoints"), 120)
+    until(lambda: complete_checkpoints(mirror / "checkpoints"), LIMIT)
     kill_all(first, supervisor)  # its lease stays
 
     second = JobPaths(tmp_path / "second", "job")

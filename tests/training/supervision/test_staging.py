@@ -66,6 +66,20 @@ def test_nobody_waits_for_ever(staged):
         wait_until_taken(staged, 0.3)
 
 
+def test_who_is_at_it_is_waited_for(staged, paths):
+    """A bucket that is asked first may take longer to answer than anybody waits for nobody."""
+    looks = [True, True, False]
+
+    def is_at_it() -> bool:
+        if len(looks) == 1:
+            take(paths, staged)
+        return looks.pop(0)
+
+    wait_until_taken(staged, 0.05, is_at_it)
+
+    assert paths.job_file.exists()
+
+
 def test_what_nobody_waits_for_any_more_is_not_taken_later(staged, paths):
     with pytest.raises(Failed, match="it is withdrawn"):
         wait_until_taken(staged, 0.1)
