@@ -2,6 +2,7 @@
 
 import pulumi
 
+from infra.ending import end_without_a_traceback
 from infra.guard import guard
 from infra.machine import Machine
 from infra.network import Network
@@ -33,6 +34,7 @@ def machine_stack(settings: MachineSettings) -> None:
         pulumi.export(key, value)
 
 
+end_without_a_traceback()
 settings = stack_settings()
 guard(settings)
 if isinstance(settings, StorageSettings):
