@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,8 +13,6 @@ from infra.stack_config import IMAGE_FAMILY, IMAGE_PROJECT
 from tests.tools.stand_in_cloud.engine import Engine
 from tests.tools.stand_in_cloud.language_host import OWN_PROCESS
 from tests.tools.stand_in_cloud.place import BUCKET, sure
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_a_second_time_nothing_changes(rented):
