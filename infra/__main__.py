@@ -4,6 +4,7 @@ from functools import partial
 
 import pulumi
 
+from infra.ending import end_without_a_traceback
 from infra.guard import guard
 from infra.machine import Machine
 from infra.network import Network
@@ -38,6 +39,7 @@ def machine_stack(settings: MachineSettings) -> None:
         pulumi.export(key, value)
 
 
+end_without_a_traceback()
 settings = stack_settings()
 guard(settings)
 if isinstance(settings, StorageSettings):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,6 +135,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Program]:
             )
             said = {key: loop.run_until_complete(pulumi.Output.from_input(value).future()) for key, value in outputs.items()}
         finally:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the program has its own
             pending = asyncio.all_tasks(loop)
             for task in pending:
                 task.cancel()
