@@ -51,6 +51,18 @@ class Vanished(Failed):
     """What was copied was removed there meanwhile; the rest has come."""
 
 
+class Lost(Failed):
+    """The connection broke off. What was started there goes on: nothing there notices."""
+
+    def __init__(self, machine: str, why: str, after: str = "the same command goes on where it stopped") -> None:
+        super().__init__(f"{machine}: the connection was lost ({why}); {after}")
+        self.machine, self.why = machine, why
+
+    def then(self, after: str) -> "Lost":
+        """The same, where something else than the same command goes on."""
+        return Lost(self.machine, self.why, after)
+
+
 class Host:
     """A machine that answers."""
 
@@ -124,10 +136,9 @@ class Host:
             return Vanished(f"{self.machine.label}: files were removed there during the copy: {in_a_line(said)}")
         return Failed(f"{self.machine.label}: rsync failed: {in_a_line(said)}")
 
-    def lost(self, said: str) -> Failed:
-        """A connection that broke off: nothing is half-done that the same command does not mend."""
-        why = in_a_line(said) or "no answer"
-        return Failed(f"{self.machine.label}: the connection was lost ({why}); the same command goes on where it stopped")
+    def lost(self, said: str) -> Lost:
+        """A connection that broke off: nothing is half-done that the same command does not mend, where nobody says otherwise."""
+        return Lost(self.machine.label, in_a_line(said) or "no answer")
 
     def _ssh(self) -> list[str]:
         return ["ssh", "-F", str(self.ssh_config), *_OURS, *_asking()]

@@ -136,8 +136,8 @@ def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], reco
     strange = [path for path in only if path not in known]
     shown = [*lines[:_SHOWN], *([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])]
     told = f"{host.machine.label}: what the run reads there is not what is here:\n  " + "\n  ".join(shown)
-    data = " ".join(f"--data {shlex.quote(folder)}" for folder in folders)
-    told += f"\nTo make it the same: ./fab bootstrap {data}"
+    data = "".join(f" --data {shlex.quote(folder)}" for folder in folders if folder)
+    told += f"\nTo make it the same: ./fab bootstrap{data}"
     if strange:
         remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
         command = shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, remove])

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from bootstrap import facts as machine_facts
 from bootstrap import hooks
-from bootstrap.connection import Host, in_a_line
+from bootstrap.connection import Host, Lost, in_a_line
 from bootstrap.data import compare
 from bootstrap.facts import Facts
 from bootstrap.shipping import code
@@ -70,16 +70,34 @@ def train(
     try:
         _check(host, facts, config, staged)
         print(f"-> starting {config.name}", flush=True)
-        _start(host, facts, config.name, staged, systemd)
+        try:
+            _start(host, facts, config.name, staged, systemd)
+        except Lost as lost:
+            raise lost.then(f"whether {config.name} was started: ./fab status; if it was not, the same command starts it") from None
+    except Lost:  # what is staged may have been taken
+        raise
     except BaseException:
         host.ask(f"rm -rf {_q(staged)}")
         raise
-    code = show_verb(host, facts, "wait", config.name, "--from", staged)
+    try:
+        _wait(host, facts, config.name, staged)
+        print(_started(host, facts, config.name, bucket), flush=True)
+    except Lost as lost:
+        raise lost.then(
+            f"{config.name} was started, and needs this laptop no longer; how it goes: ./fab status, ./fab logs"
+        ) from None
+
+
+def _wait(host: Host, facts: Facts, name: str, staged: str) -> None:
+    """Until the first optimizer step is done.
+
+    Raises: Refused if another start was quicker; Failed if there is none.
+    """
+    code = show_verb(host, facts, "wait", name, "--from", staged)
     if code == 2:
-        raise Refused(f"{host.machine.label}: {config.name} was not started (see above)")
+        raise Refused(f"{host.machine.label}: {name} was not started (see above)")
     if code:
-        raise Failed(f"{host.machine.label}: {config.name} did not reach its first step (see above); the whole log: ./fab logs")
-    print(_started(host, facts, config.name, bucket), flush=True)
+        raise Failed(f"{host.machine.label}: {name} did not reach its first step (see above); the whole log: ./fab logs")
 
 
 def _started(host: Host, facts: Facts, name: str, bucket: str | None) -> str:
@@ -172,7 +190,13 @@ def stop(host: Host, name: str | None, seconds: int | None = None) -> None:
     Raises: Failed if it is not safe to destroy the machine after it.
     """
     facts, job = job_of(host, name)
-    if show_verb(host, facts, "stop", job.name, *(() if seconds is None else ("--seconds", str(seconds)))):
+    words = () if seconds is None else ("--seconds", str(seconds))
+    try:
+        code = show_verb(host, facts, "stop", job.name, *words)
+    except Lost as lost:
+        again = f"{job.name} ends there all the same; whether all is in the bucket: ./fab stop --run {job.name}"
+        raise lost.then(again) from None
+    if code:
         raise Failed(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
 
 

@@ -122,12 +122,12 @@ def swap(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     """A swap file: a safety net for host memory, not for the GPU's, and slow where it is needed."""
     if wanted.swap_gib is None or facts.swapfile_kib == wanted.swap_gib * 2**20:
         return
-    file = _q(f"{facts.root}/swapfile")
+    file, new = _q(f"{facts.root}/swapfile"), _q(f"{facts.root}/swapfile.new")  # one that was cut off is not taken for whole
     undo = f"sudo -n swapoff {file}; sudo -n rm -f {file}" if facts.swapfile_kib else "true"
     yield Command(
         f"swap file of {wanted.swap_gib} GiB",
-        f"{{ {undo}; }} && sudo -n fallocate -l {wanted.swap_gib}G {file} && sudo -n chmod 600 {file} && "
-        f"sudo -n mkswap -q {file} && sudo -n swapon {file}",
+        f"{{ {undo}; }} && sudo -n rm -f {new} && sudo -n fallocate -l {wanted.swap_gib}G {new} && sudo -n chmod 600 {new} && "
+        f"sudo -n mkswap -q {new} && sudo -n mv {new} {file} && sudo -n swapon {file}",
     )
 
 
