@@ -27,7 +27,7 @@ STORAGE = {
     "secrets": ["hf-token"],
 }
 BASE = {"gcp:project": "demo-project"}
-KINDS = {"storage": {"incubator:kind": "storage"}, "l4": {"incubator:kind": "machine"}}
+KINDS = {"storage": {"incubator:kind": "storage", "incubator:location": "us-central1"}, "l4": {"incubator:kind": "machine"}}
 
 
 @pytest.hookimpl(tryfirst=True)
