@@ -11,12 +11,12 @@ from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import give_back
 from infra.stack_files import project_of
-from infra.tasks import STACK, cost, machine_of, preflight, sweep, sweep_up, up
+from infra.tasks import STACK, cost, init, machine_of, preflight, sweep, sweep_up, up
 from infra.vm import vm_of
 
 __all__ = [
-    "bench", "bootstrap", "check", "cost", "demo", "down", "lock", "logs", "preflight", "pull", "status", "stop", "sweep", "train",
-    "up",
+    "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop", "sweep",
+    "train", "up",
 ]  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from infra.shortage import Shortage
 ADVICE = {
     "pending operations": "an earlier run was cut off: pulumi refresh --clear-pending-creates --stack {stack}, then again",
     "the stack is currently locked": "another pulumi is at work on it; if none is: pulumi cancel --stack {stack}",
-    "already being used by": "something uses it that Pulumi does not know of: ./fab sweep --stack {stack} --delete, then again",
+    "already being used by": "something uses it that Pulumi does not know of: ./fab down --stack {stack}, then again",
     "/serviceAccounts/": "the training account is there, of a state that is lost: take it in again with `pulumi import`",
     "Secret [": "there is no such secret yet: gcloud secrets create NAME --data-file=FILE, then again",
     "Billing must be enabled": "link a billing account: gcloud billing projects link PROJECT --billing-account=ID",

@@ -13,7 +13,7 @@ from typing import Any
 from infra.outputs import project_root
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused
-from infra.stack_config import PROJECT, StackSettings, read_settings
+from infra.stack_config import BEGIN, PROJECT, StackSettings, read_settings
 from infra.stack_files import stack_names, told_by
 
 LEAST_VERSION = (3, 250, 0)
@@ -66,7 +66,8 @@ class Engine:
         if self.exists():
             return
         if not (self.root / "configs" / "stacks" / f"Pulumi.{self.stack}.yaml").exists():
-            raise Refused(f"stack {self.stack}: there is no configs/stacks/Pulumi.{self.stack}.yaml; copy one of those there")
+            file = f"configs/stacks/Pulumi.{self.stack}.yaml"
+            raise Refused(f"stack {self.stack}: there is no {file}; run: {BEGIN} (or copy one of those there)")
         read_settings(self.stack, told_by(self.stack))  # before anything is made
         if self.show("stack", "init", self.stack, "--no-select").code != 0:
             raise Failed(f"stack {self.stack} could not be created (see above)")

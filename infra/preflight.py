@@ -10,11 +10,12 @@ from typing import Any
 
 from infra.findings import Findings
 from infra.gcloud import ApiDisabled, GcloudFailed, NotFound, all_at_once, gcloud
-from infra.machine_types import ZONES, zones_after
+from infra.machine_types import ZONES, region_of, zones_after
 from infra.permissions import judge_permissions, missing_permissions, pulumi_login
 from infra.quota import judge_quota, read_quotas
 from infra.refusal import Failed, Refused
-from infra.stack_config import MachineSettings, StackSettings
+from infra.stack_config import PROJECT, MachineSettings, StackSettings
+from infra.stack_files import told_by
 
 STORAGE_APIS = {
     "serviceusage": "with it the stack enables the others",
@@ -127,6 +128,7 @@ def _judge_machine(findings: Findings, settings: MachineSettings, answers: Answe
         why = next(iter(silent.values()))
         findings.obstacle(f"not known: {', '.join(silent)}: {why}", _is_it_yours(findings, "roles/compute.viewer"))
         return
+    _judge_region(findings, settings)
     quotas = read_quotas(settings, findings.stack, asked["project"], asked["region"], asked["instances"], asked["disks"])
     judge_quota(findings, settings, quotas)
     if isinstance(asked["machine type"], NotFound):
@@ -136,6 +138,24 @@ def _judge_machine(findings: Findings, settings: MachineSettings, answers: Answe
     else:
         findings.fine(f"machine type: {settings.machine_type} is offered in {settings.zone}")
     _judge_image(findings, settings, asked, quotas.exists)
+
+
+def _judge_region(findings: Findings, settings: MachineSettings) -> None:
+    """The bucket's region is that of the storage stack's file: it never changes."""
+    region = told_by(settings.storage_stack).get(f"{PROJECT}:location")
+    if region is None:
+        findings.fine(f"region of the bucket: no configs/stacks/Pulumi.{settings.storage_stack}.yaml here tells it, not checked")
+    elif region == settings.region:
+        findings.fine(f"region: the machine and the bucket are both in {region}")
+    elif settings.other_regions:
+        findings.fine(f"region: the machine in {settings.region}, the bucket in {region}: the traffic between them is billed")
+    else:
+        near = [zone for zone in ZONES if region_of(zone) == region] or [f"{region}-a"]
+        what = f"incubator:zone: {settings.zone}: the bucket of stack {settings.storage_stack} is in {region}"
+        step = (
+            f"{findings.configure('zone', near[0])}\n   or, and pay for the traffic: {findings.configure('otherRegions', 'true')}"
+        )
+        findings.obstacle(what, step)
 
 
 def _judge_image(findings: Findings, settings: MachineSettings, asked: Answers, exists: bool) -> None:

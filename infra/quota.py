@@ -10,6 +10,9 @@ from infra.stack_config import PROJECT, MachineSettings
 from infra.sweep import RUNNING, has_external_address, is_spot, last
 
 QUOTAS_PAGE = "https://console.cloud.google.com/iam-admin/quotas?project="
+SPOT_L4 = "PREEMPTIBLE_NVIDIA_L4_GPUS"
+MAY_BE_PREEMPTIBLE_SECONDS = 7 * 24 * 3600
+"""A standard VM that Google deletes after at most so long may count against the quota of Spot VMs."""
 
 Resource = Mapping[str, Any]
 
@@ -57,7 +60,10 @@ def judge_quota(findings: Findings, settings: MachineSettings, quotas: Quotas) -
     here = [("SSD_TOTAL_GB", disks, f"{disks} GiB of disks (pd-balanced counts as SSD)")]
     if machine.l4s and settings.reservation is None:  # what is reserved has been counted
         everywhere.append(("GPUS_ALL_REGIONS", machine.l4s, l4s))
-        here.append((_l4_metric(settings.spot, quotas.region), machine.l4s, l4s))
+        metric = _l4_metric(settings.spot, quotas.region)
+        if settings.termination_action == "DELETE" and settings.max_run_seconds <= MAY_BE_PREEMPTIBLE_SECONDS:
+            metric = max(metric, SPOT_L4, key=lambda each: _free(quotas, each))
+        here.append((metric, machine.l4s, l4s))
     if not machine.l4s:
         here.append(("CPUS", machine.vcpus, vcpus))
     if settings.ssh == "public":
@@ -68,10 +74,15 @@ def judge_quota(findings: Findings, settings: MachineSettings, quotas: Quotas) -
         _judge(findings, f"{metric} in {settings.region}", quotas.region.get(metric), need, quotas.own.get(metric, 0), what)
 
 
+def _free(quotas: Quotas, metric: str) -> float:
+    quota = quotas.region.get(metric, {"limit": 0.0, "usage": 0.0})
+    return float(quota["limit"] - max(0, quota["usage"] - quotas.own.get(metric, 0)))
+
+
 def _l4_metric(spot: bool, region: Mapping[str, Resource]) -> str:
     """Spot counts against a quota of its own where one is granted, otherwise against the usual one."""
-    granted = region.get("PREEMPTIBLE_NVIDIA_L4_GPUS", {}).get("limit", 0) > 0
-    return "PREEMPTIBLE_NVIDIA_L4_GPUS" if spot and granted else "NVIDIA_L4_GPUS"
+    granted = region.get(SPOT_L4, {}).get("limit", 0) > 0
+    return SPOT_L4 if spot and granted else "NVIDIA_L4_GPUS"
 
 
 def _judge(findings: Findings, name: str, quota: Resource | None, need: float, own: float, what: str) -> None:

@@ -178,16 +178,14 @@ def give_back(engine: Engine, machine: MachineOutputs | None = None) -> None:
 
     Raises: Refused for a stack that stays; Failed where the engine or the cloud could not.
     """
-    is_known = engine.exists() and engine.holds(INSTANCE)
-    if engine.exists():
-        _destroy(engine)
-    if machine is None or is_known:
-        return
-    stack = machine.name.removeprefix(f"{PROJECT}-")
-    made = [item for item in billed(machine.project, stack) if item.ours and item.kind not in ("address", "snapshot", "image")]
-    if made:
+    exists = engine.exists()
+    if machine is not None and not (exists and engine.holds(INSTANCE)):  # first: a VM holds on to its disk and network
+        stack = machine.name.removeprefix(f"{PROJECT}-")
+        made = [item for item in billed(machine.project, stack) if item.ours and item.kind not in ("address", "snapshot", "image")]
         print(f"not in this Pulumi state: {', '.join(f'{item.kind} {item.name}' for item in made)}: deleting them", flush=True)
         delete(made)
+    if exists:
+        _destroy(engine)
 
 
 def _destroy(engine: Engine) -> None:

@@ -138,7 +138,7 @@ class StorageSettings(Settings):
 
     kind = "storage"
 
-    location: RegionName = Field(default="us-central1", description="storage: region of the bucket; machines stand in the same one")
+    location: RegionName = Field(description="storage: region of the bucket, which stays there; machines stand in the same one")
     bucket: Bucket | None = Field(default=None, description="storage: name of the bucket (unset: PROJECT-incubator)")
     checkpoint_days: Annotated[int, Field(ge=1, le=3650)] = Field(
         default=90, description="storage: checkpoints live so many days in the bucket; model.pt, logs and figures stay"
@@ -246,6 +246,7 @@ class MachineSettings(Settings):
 
 
 StackSettings: TypeAlias = StorageSettings | MachineSettings
+BEGIN = "./fab init --project YOUR-PROJECT --region REGION"
 KINDS: dict[str, type[StackSettings]] = {"storage": StorageSettings, "machine": MachineSettings}
 
 
@@ -259,11 +260,13 @@ def read_settings(stack: str, told: Mapping[str, Any]) -> StackSettings:
     file = f"configs/stacks/Pulumi.{stack}.yaml"
     check_stack_name(stack)
     if not told.get("gcp:project"):
-        raise Refused(f"{file}: gcp:project is not set; run: pulumi config set gcp:project YOUR-PROJECT --stack {stack}")
+        raise Refused(
+            f"{file}: gcp:project is not set; run: {BEGIN} (or pulumi config set gcp:project YOUR-PROJECT --stack {stack})"
+        )
     values = {key.removeprefix("incubator:"): _plain(value) for key, value in told.items() if key.startswith("incubator:")}
     kind = str(values.pop("kind", None) or "")
     if kind not in KINDS:
-        raise Refused(f"{file}: incubator:kind: {kind or 'not set'} (accepted: storage, machine)")
+        raise Refused(f"{file}: incubator:kind: {kind or 'not set'} (accepted: storage, machine); to fill the file: {BEGIN}")
     unset = {key: entry["default"] for key, entry in project_config().items() if key != "kind"}
     known = {field.alias for field in KINDS[kind].model_fields.values()}
     values = {key: value for key, value in values.items() if key in known or value != _plain(unset.get(key, ...))}
@@ -296,7 +299,7 @@ def project_config() -> dict[str, dict[str, Any]]:
         for field in settings.model_fields.values():
             if field.alias and field.alias != "project":
                 told = _told_type(field.annotation)
-                default = field.default if field.default is not None else ""
+                default = "" if field.default is None or field.is_required() else field.default
                 entries[field.alias] = {
                     "type": told,
                     **({"items": {"type": "string"}} if told == "array" else {}),
@@ -328,6 +331,8 @@ def _plain(value: Any) -> Any:
 def _sentence(file: str, kind: str, error: ValidationError, values: Mapping[str, Any]) -> str:
     first = error.errors(include_url=False)[0]
     key = str(first["loc"][0]) if first["loc"] else ""
+    if first["type"] == "missing":
+        return f"{file}: incubator:{key} is not set; run: {BEGIN} (or: pulumi config set incubator:{key} REGION)"
     reason = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{file}: incubator:{key}: a stack of kind {kind} has no such key{_nearest(key, KINDS[kind])}"

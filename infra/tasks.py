@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from invoke.context import Context
 from invoke.tasks import task
 
+from infra.begin import begin
 from infra.cost import cost as cost_of
 from infra.engine import Engine
 from infra.lost_state import machine_without_state
@@ -20,6 +21,22 @@ from infra.sweep import RUNNING, Billed, delete, found, is_of
 from infra.sweep_table import table
 
 STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)"}
+
+
+@task(
+    help={
+        "project": "project of Google Cloud, such as my-cells",
+        "region": "where the bucket lies and machines stand, such as us-central1, or europe-west4 for data that stays in the EU",
+    }
+)
+@plain_refusals
+def init(c: Context, project: str, region: str) -> None:
+    """Write the settings of each stack to configs/stacks/Pulumi.STACK.yaml, which git ignores, and a passphrase for Pulumi.
+
+    Example: ./fab init --project my-cells --region us-central1
+    """
+    for line in begin(project, region):
+        print(line)
 
 
 @task(help=STACK)

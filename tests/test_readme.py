@@ -71,7 +71,7 @@ def test_its_stacks_and_their_prices_are_those_of_the_configuration():
 
     assert [stack for stack, *_ in rows] == ["l4", "l4-spot", "cpu"]
     for stack, vm, disks in rows:
-        told = yaml.safe_load((ROOT / "configs" / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
+        told = yaml.safe_load((ROOT / "configs" / "stacks" / f"{stack}.yaml").read_text())["config"]
         settings = read_settings(stack, told | {"gcp:project": "my-cells"})
         assert isinstance(settings, MachineSettings)
         sizes = ((settings.boot_disk_type, settings.boot_disk_gib), (settings.data_disk_type, settings.data_disk_gib))

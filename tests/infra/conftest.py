@@ -29,7 +29,7 @@ STORAGE = {
 }
 BASE = {"gcp:project": "demo-project"}
 KINDS = {
-    "storage": {"incubator:kind": "storage"},
+    "storage": {"incubator:kind": "storage", "incubator:location": "us-central1"},
     "l4": {"incubator:kind": "machine"},
     "cpu": {"incubator:kind": "machine", "incubator:machineType": "e2-standard-4"},
 }

@@ -6,13 +6,13 @@ import pytest
 
 from infra.findings import Findings
 from infra.gcloud import NotFound
-from infra.preflight import _judge_image, image_family, preflight
+from infra.preflight import _judge_image, _judge_region, image_family, preflight
 from infra.refusal import Failed, Refused
 from infra.stack_config import IMAGE, IMAGE_FAMILY, IMAGE_PROJECT, MachineSettings, StorageSettings
 from tests.tools.stand_in_cloud.by_hand import put_machine
 from tests.tools.stand_in_cloud.rest import Rest, served
 
-STORAGE = StorageSettings.model_validate({"project": "demo-project"})
+STORAGE = StorageSettings.model_validate({"project": "demo-project", "location": "us-central1"})
 NEWER = {"name": f"{IMAGE_FAMILY}-v20261101", "diskSizeGb": "50"}
 
 
@@ -31,6 +31,7 @@ def _obstacles(settings: MachineSettings | StorageSettings, stack: str = "l4") -
 
 @pytest.fixture
 def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
+    monkeypatch.setattr("infra.preflight.told_by", lambda _: {"incubator:location": "us-central1"})
     with served(tmp_path, monkeypatch) as rest:
         yield rest
 
@@ -40,6 +41,7 @@ def test_a_machine_with_nothing_in_its_way_is_told_line_by_line(cloud):
         "Pulumi's credentials: GOOGLE_OAUTH_ACCESS_TOKEN",
         "APIs: compute, iam, logging, monitoring, storage, iap, oslogin are enabled",
         "permissions: all 14 granted",
+        "region: the machine and the bucket are both in us-central1",
         "quota CPUS_ALL_REGIONS (all regions): 8 needed, 32 free",
         "quota GPUS_ALL_REGIONS (all regions): 1 needed, 1 free",
         "quota SSD_TOTAL_GB in us-central1: 450 needed, 500 free",
@@ -220,3 +222,27 @@ def test_a_boot_disk_smaller_than_its_image_is_an_obstacle():
         "incubator:bootDiskGib: 49: the image has 50 GiB\n   next: pulumi config set incubator:bootDiskGib 50 --stack l4"
     ]
     assert _image(asked, bootDiskGib=50).obstacles == []
+
+
+def test_a_machine_far_from_its_bucket_is_an_obstacle_unless_the_traffic_is_meant(monkeypatch):
+    monkeypatch.setattr("infra.preflight.told_by", lambda _: {"incubator:location": "europe-west4"})
+    far, meant = Findings("demo-project", "l4"), Findings("demo-project", "l4")
+
+    _judge_region(far, _machine())
+    _judge_region(meant, _machine(otherRegions=True))
+
+    assert far.obstacles == [
+        "incubator:zone: us-central1-a: the bucket of stack storage is in europe-west4\n"
+        "   next: pulumi config set incubator:zone europe-west4-a --stack l4\n"
+        "   or, and pay for the traffic: pulumi config set incubator:otherRegions true --stack l4"
+    ]
+    assert meant.obstacles == []
+    assert meant.lines == ["region: the machine in us-central1, the bucket in europe-west4: the traffic between them is billed"]
+
+
+def test_what_google_answers_is_escaped():
+    findings = Findings("demo-project", "l4")
+
+    findings.fine("image: a\x1b[2Jb")
+
+    assert findings.lines == [r"image: a\x1b[2Jb"]

@@ -167,3 +167,19 @@ def test_a_quota_that_google_does_not_report_is_said_to_be_unchecked():
 
     assert findings.obstacles == []
     assert findings.lines[1] == "quota GPUS_ALL_REGIONS (all regions): Google does not report it, not checked"
+
+
+@pytest.mark.parametrize(
+    ("told", "region", "metric"),
+    [
+        ({"terminationAction": "DELETE"}, {"NVIDIA_L4_GPUS": (0, 0)}, "PREEMPTIBLE_NVIDIA_L4_GPUS"),
+        ({"terminationAction": "DELETE"}, {"PREEMPTIBLE_NVIDIA_L4_GPUS": (0, 0)}, "NVIDIA_L4_GPUS"),
+        ({"terminationAction": "DELETE", "maxRunSeconds": 8 * 86400}, {"PREEMPTIBLE_NVIDIA_L4_GPUS": (5, 0)}, "NVIDIA_L4_GPUS"),
+        ({"terminationAction": "STOP"}, {"PREEMPTIBLE_NVIDIA_L4_GPUS": (5, 0)}, "NVIDIA_L4_GPUS"),
+    ],
+)
+def test_a_machine_that_google_deletes_within_a_week_may_use_the_quota_of_spot(told, region, metric):
+    findings = _judged(_settings(**told), region=region)
+
+    assert findings.obstacles == []
+    assert any(line.startswith(f"quota {metric} in us-central1: 1 needed") for line in findings.lines)

@@ -9,7 +9,7 @@ from infra.refusal import Refused
 from infra.stack_config import MachineSettings, StorageSettings, project_config, read_settings
 
 MACHINE = {"gcp:project": "demo-project", "incubator:kind": "machine"}
-STORAGE = {"gcp:project": "demo-project", "incubator:kind": "storage"}
+STORAGE = {"gcp:project": "demo-project", "incubator:kind": "storage", "incubator:location": "us-central1"}
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmcBFPQyLPCGxqGRvWDrtbjWKA6hAIdJGnRMGbTiA9u ada@lab"
 
 
@@ -29,13 +29,14 @@ def test_every_setting_has_a_sentence():
     assert [key for key, entry in project_config().items() if len(entry["description"] or "") < 10] == []
 
 
-@pytest.mark.parametrize("file", sorted(Path("configs/stacks").glob("Pulumi.*.yaml")), ids=lambda file: file.name)
-def test_the_stacks_that_come_along_are_whole_but_for_the_project(file):
-    stack = file.name.split(".")[1]
-    told = yaml.safe_load(file.read_text())["config"]
+@pytest.mark.parametrize("file", sorted(Path("configs/stacks").glob("[!P]*.yaml")), ids=lambda file: file.name)
+def test_the_stacks_that_come_along_are_whole_but_for_the_project_and_the_place(file):
+    stack = file.stem
+    place = {"incubator:location": "us-central1"} if stack == "storage" else {}
+    told = yaml.safe_load(file.read_text())["config"] | place
 
     assert read_settings(stack, told | {"gcp:project": "demo-project"})
-    with pytest.raises(Refused, match="gcp:project is not set; run: pulumi config set gcp:project"):
+    with pytest.raises(Refused, match=r"gcp:project is not set; run: \./fab init --project YOUR-PROJECT --region REGION"):
         read_settings(stack, told)
 
 
@@ -54,8 +55,14 @@ def test_texts_become_what_they_mean():
 
 
 def test_a_bucket_has_a_name_of_its_project_unless_told():
-    assert StorageSettings(project="demo-project").bucket_name == "demo-project-incubator"
-    assert StorageSettings(project="demo-project", bucket="my-cells").bucket_name == "my-cells"
+    told = {"project": "demo-project", "location": "us-central1"}
+    assert StorageSettings.model_validate(told).bucket_name == "demo-project-incubator"
+    assert StorageSettings.model_validate(told | {"bucket": "my-cells"}).bucket_name == "my-cells"
+
+
+def test_a_bucket_lands_nowhere_that_nobody_said():
+    with pytest.raises(Refused, match=r"incubator:location is not set; run: ./fab init .* pulumi config set incubator:location"):
+        read_settings("storage", {key: value for key, value in STORAGE.items() if not key.endswith("location")})
 
 
 BAD_MACHINES = [

@@ -68,9 +68,14 @@ class Place:
         """A clone of the repository in which somebody has made the stacks, and told them the project."""
         place = cls(folder)
         shutil.copytree(REPOSITORY / "infra", place.project / "infra")
-        shutil.copytree(REPOSITORY / "configs" / "stacks", place.project / "configs" / "stacks")
+        ignored = shutil.ignore_patterns("Pulumi.*")  # the settings of whoever runs the tests
+        shutil.copytree(REPOSITORY / "configs" / "stacks", place.project / "configs" / "stacks", ignore=ignored)
         shutil.copy(REPOSITORY / "Pulumi.yaml", place.project)
         World.create(place.folder / "world.json")
+        for template in [*(place.project / "configs" / "stacks").glob("*.yaml")]:
+            text = template.read_text()
+            template.with_name(f"Pulumi.{template.name}").write_text(text)
+        place.set("storage", location="us-central1")
         for stack in ("storage", "l4", "cpu"):
             place.engine.init(stack)
             place.set(stack, **{"gcp:project": "demo-project"})
