@@ -15,7 +15,7 @@ from invoke.exceptions import Exit, ParseError
 
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 
-WORK = {"bootstrap", "check", "demo", "down", "pull", "stop", "sweep", "train", "up"}
+WORK = {"bootstrap", "check", "demo", "down", "init", "pull", "stop", "sweep", "train", "up"}
 """Verbs that go on though nobody reads what they print; the others, and --list, end then."""
 
 
