@@ -47,10 +47,8 @@ def train(
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
     need_bootstrap(host, facts)
-    if systemd and not (facts.systemctl and facts.may_sudo):
-        raise Refused(
-            f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
-        )
+    if systemd:
+        _need_systemd(host, facts)
     compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
     there = _status(host, facts)
     known = _refuse_living(host, there, config.name, bucket)
@@ -86,6 +84,13 @@ def train(
         raise lost.then(
             f"{config.name} was started, and needs this laptop no longer; how it goes: ./fab status, ./fab logs"
         ) from None
+
+
+def _need_systemd(host: Host, facts: Facts) -> None:
+    if not (facts.systemctl and facts.may_sudo):
+        raise Refused(
+            f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
+        )
 
 
 def _wait(host: Host, facts: Facts, name: str, staged: str) -> None:

@@ -60,18 +60,20 @@ class Network(pulumi.ComponentResource):
         )
         self.subnetwork, self.ways_out = subnetwork.id, [ssh]
         if settings.ssh == "iap":
-            router = gcp.compute.Router(
-                "router", name=f"{stack_name}-router", project=project, region=region, network=network.id, opts=first_delete
-            )
-            nat = gcp.compute.RouterNat(
-                "nat",
-                name=f"{stack_name}-nat",
-                project=project,
-                region=region,
-                router=router.name,
-                nat_ip_allocate_option="AUTO_ONLY",
-                source_subnetwork_ip_ranges_to_nat="ALL_SUBNETWORKS_ALL_IP_RANGES",
-                opts=first_delete,
-            )
-            self.ways_out.append(nat)
+            self.ways_out.append(_nat(settings, stack_name, network.id, first_delete))
         self.register_outputs({"subnetwork": self.subnetwork})
+
+
+def _nat(settings: MachineSettings, stack_name: str, network: pulumi.Output[str], opts: pulumi.ResourceOptions) -> pulumi.Resource:
+    project, region = settings.project, settings.region
+    router = gcp.compute.Router("router", name=f"{stack_name}-router", project=project, region=region, network=network, opts=opts)
+    return gcp.compute.RouterNat(
+        "nat",
+        name=f"{stack_name}-nat",
+        project=project,
+        region=region,
+        router=router.name,
+        nat_ip_allocate_option="AUTO_ONLY",
+        source_subnetwork_ip_ranges_to_nat="ALL_SUBNETWORKS_ALL_IP_RANGES",
+        opts=opts,
+    )

@@ -25,8 +25,8 @@ STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the
 
 @task(
     help={
-        "project": "project of Google Cloud, such as my-cells",
-        "region": "where the bucket lies and machines stand, such as us-central1, or europe-west4 for data that stays in the EU",
+        "project": "project of Google Cloud, such as my-cells (no default)",
+        "region": "where the bucket lies and machines are: us-central1, or europe-west4 for data that stays in the EU (no default)",
     }
 )
 @plain_refusals

@@ -61,11 +61,6 @@ def put_machine(
     put(state, DISK, f"zones/{zone}/disks/{name}", created, boot, boot_of=vm["id"])
     if not public:
         put(state, ROUTER, f"regions/{region}/routers/{name}-router", created, {"region": region, "network": network["id"]})
-        put(
-            state,
-            NAT,
-            f"regions/{region}/routers/{name}-router/{name}-nat",
-            created,
-            {"router": f"{name}-router", "region": region},
-        )
+        nat = {"router": f"{name}-router", "region": region}
+        put(state, NAT, f"regions/{region}/routers/{name}-router/{name}-nat", created, nat)
     return vm
