@@ -330,12 +330,13 @@ def test_machines_of_one_name_share_no_connection(tmp_path):
 
 
 def test_a_stack_is_told_in_full():
-    machine = rented(replace(OUTPUTS, ssh_user=None, ssh_proxy="gcloud compute start-iap-tunnel incubator-l4 %p"))
+    outputs = replace(OUTPUTS, ssh_user=None, ssh_proxy="gcloud compute start-iap-tunnel incubator-l4 %p")
+    machine = rented(outputs)
 
     assert machine == Machine(
         label="incubator-l4", address="127.0.0.1", folder="/mnt/data/incubator", user=None, port=22,
         proxy="gcloud compute start-iap-tunnel incubator-l4 %p", host_key_alias="compute.4711", os_login="demo-project",
-        bucket="gs://demo-project-incubator", usd_per_hour=0.13, machine_type="e2-standard-4",
+        bucket="gs://demo-project-incubator", usd_per_hour=0.13, machine_type="e2-standard-4", outputs=outputs,
     )  # fmt: skip
     assert machine.is_rented
 

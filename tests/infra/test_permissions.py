@@ -12,7 +12,7 @@ from infra.stack_config import MachineSettings, StorageSettings
 from tests.tools.stand_in_cloud.rest import TOKEN, Rest, served
 
 MACHINE = MachineSettings.model_validate({"project": "demo-project"})
-STORAGE = StorageSettings.model_validate({"project": "demo-project"})
+STORAGE = StorageSettings.model_validate({"project": "demo-project", "location": "us-central1"})
 LOGIN = json.dumps({"type": "authorized_user", "client_id": "1", "client_secret": "hush", "refresh_token": "hush"})
 
 
@@ -108,7 +108,7 @@ def test_more_is_asked_for_where_more_is_done(cloud):
     with cloud.world.edit() as state:
         state["missing_permissions"] = ["compute.subnetworks.useExternalIp", "secretmanager.secrets.setIamPolicy"]
     public = MachineSettings.model_validate({"project": "demo-project", "ssh": "public", "sshSourceRanges": ["203.0.113.7/32"]})
-    secrets = StorageSettings.model_validate({"project": "demo-project", "secrets": ["hf-token"]})
+    secrets = StorageSettings.model_validate({"project": "demo-project", "location": "us-central1", "secrets": ["hf-token"]})
 
     assert (missing_permissions(MACHINE), missing_permissions(STORAGE)) == ([], [])
     assert missing_permissions(public) == ["compute.subnetworks.useExternalIp"]

@@ -24,8 +24,8 @@ STACKS = {
     "open": {"kind": "machine", **PUBLIC},
     "key": {"kind": "machine", "sshUser": "ada", "sshPublicKey": KEY},
     "reserved": {"kind": "machine", "reservation": "my-l4"},
-    "secrets": {"kind": "storage", "secrets": '["hf-token", "wandb"]'},
-    "budget": {"kind": "storage", "billingAccount": "0123AB-4567CD-89EF01", "monthlyBudget": "100"},
+    "secrets": {"kind": "storage", "location": "us-central1", "secrets": '["hf-token", "wandb"]'},
+    "budget": {"kind": "storage", "location": "us-central1", "billingAccount": "0123AB-4567CD-89EF01", "monthlyBudget": "100"},
 }
 
 
