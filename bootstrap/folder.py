@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.outputs import project_root
 from infra.refusal import Failed, Refused
-from training.untrusted import escaped, single_name
+from training.untrusted import REPOSITORY, escaped, single_name
 
 ELSEWHERE = "another place: --into FOLDER"
 
@@ -31,7 +31,7 @@ def folder_for(into: Path, name: str) -> Path:
         raise Refused(f"{target}: is no folder ({ELSEWHERE})")
     for path in _foreign(target):
         raise Refused(
-            f"{escaped(str(path))}: is a link, a device or the like, and a pull would write through it: remove it ({ELSEWHERE})"
+            f"{escaped(str(path))}: is a link, a device, a repository of git or the like, which no run has: remove it ({ELSEWHERE})"
         )
     return target
 
@@ -82,7 +82,7 @@ def _foreign(target: Path) -> Iterator[Path]:
         for name in (*folders, *files):
             path = Path(folder, name)
             mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not name.isprintable():
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or not name.isprintable() or name.lower() in REPOSITORY:
                 yield path
 
 

@@ -18,8 +18,18 @@ from infra.refusal import Failed, Refused
 from training.untrusted import single_name
 
 ROUNDS = 5
-# No -l, no -D: a link of the machine's could lead out of the folder, and a later round would write through it.
-_OPTIONS = ("-rtz", "--no-links", "--no-devices", "--no-specials", "--partial-dir=.rsync-partial", "--exclude=.*.partial")
+# No -l, no -D: a link of the machine's could lead out of the folder, and a later round would write through it. Nor what makes a
+# folder a repository of git, as training/untrusted.py has it.
+_OPTIONS = (
+    "-rtz",
+    "--no-links",
+    "--no-devices",
+    "--no-specials",
+    "--partial-dir=.rsync-partial",
+    "--exclude=.*.partial",
+    "--exclude=.[gG][iI][tT]",
+    "--exclude=[hH][eE][aA][dD]",
+)
 _MANIFEST = re.compile(r"checkpoints/step=\d{9,18}/MANIFEST\.json")
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from training.refusal import Refused
 
 ACCEPTED_NAME = "letters, digits and ._=-, the first a letter or a digit, at most 100 characters"
+REPOSITORY = frozenset({".git", "head"})
+"""What makes a folder a repository of git, in any case of letters: git in it runs what its config says (core.fsmonitor)."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")  # as `name` in config.py
 
 
@@ -17,13 +19,14 @@ def file_below(name: str, source: str) -> str:
         source: Where it was listed; the message names it.
 
     Raises: Refused for an empty name, an absolute one, one with an empty part, `.` or `..`, with a character that does not print,
-        or with a part longer than a file system takes (255 bytes).
+        with a part longer than a file system takes (255 bytes), or with one that would make its folder a repository of git.
     """
     parts = name.split("/")
-    if any(part in ("", ".", "..") or len(part.encode(errors="surrogatepass")) > 255 for part in parts) or not name.isprintable():
+    is_long = any(len(part.encode(errors="surrogatepass")) > 255 for part in parts)
+    if is_long or {"", ".", "..", *REPOSITORY}.intersection(part.lower() for part in parts) or not name.isprintable():
         raise Refused(
             f"{source}: it lists {escaped(name)!r}, which is no file below a folder (accepted: a relative path of printable "
-            "characters without the parts '', '.' and '..'); nothing was written. Rename or remove the object there"
+            "characters without the parts '', '.', '..', '.git' and 'HEAD'); nothing was written. Rename or remove the object there"
         )
     return name
 

@@ -82,11 +82,14 @@ def test_a_pull_makes_no_module_of_a_run(evil, host, tmp_path, monkeypatch, modu
     assert not (tmp_path / "owned").exists()
 
 
-def test_links_and_devices_are_not_pulled(evil, host, tmp_path):
+def test_links_devices_and_repositories_are_not_pulled(evil, host, tmp_path):
     folder = evil.run()
     (folder / "link").symlink_to("/etc/passwd")
     (folder / "tensorboard").symlink_to("/etc")
     os.mkfifo(folder / "pipe")
+    (folder / ".Git").mkdir()
+    (folder / ".Git/config").write_text('[core]\nfsmonitor = "touch owned; false"\n')
+    (folder / "HEAD").write_text("ref: refs/heads/main\n")
 
     target = results.pull(host, None, tmp_path / "runs")
 

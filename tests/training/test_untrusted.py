@@ -25,7 +25,7 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("name", [*BAD, ".git/config", "a/.GIT/config", ".git", "HEAD", "runs/a/head"])
 def test_a_name_that_would_leave_the_folder_or_does_not_print_is_refused(name):
     with pytest.raises(Refused, match=r"gs://b: it lists .* \(accepted: a relative path") as refused:
         file_below(name, "gs://b")
