@@ -5,10 +5,12 @@ import json
 import os
 import re
 import shlex
+import socket
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -22,6 +24,7 @@ FORMAT = 1
 """Of a record, ROOT/brought/NAME.json."""
 SUFFIXES = (".h5", ".h5ad")  # as training/data/splits.py reads
 _SHOWN = 10
+_LISTED = 20
 Seen = tuple[int, int]
 """Size in bytes, and time of change in whole seconds, as rsync compares them."""
 
@@ -72,17 +75,32 @@ def record_name(to: str, source: Path) -> str:
     return quote(to if source.is_dir() else f"{to}/{source.name}", safe="") + ".json"
 
 
-def record_of(to: str, files: Iterable[str]) -> str:
+def origin_of(source: Path) -> str:
+    """Which laptop and which place on it: two folders of one name have one record."""
+    return escaped(f"{socket.gethostname().partition('.')[0]}:{source}")
+
+
+def record_of(to: str, files: Iterable[str], source: Path) -> str:
     """The text of a record: one line, so that several can be read at once."""
-    return json.dumps({"format": FORMAT, "to": to, "files": sorted(files)}) + "\n"
+    return json.dumps({"format": FORMAT, "to": to, "files": sorted(files), "origin": origin_of(source)}) + "\n"
 
 
-def brought(host: Host, facts: Facts, name: str = "*.json") -> dict[str, set[str]]:
-    """Where -> the files that bootstraps have brought there, as the machine's records say; `name` is one record.
+@dataclass(frozen=True)
+class Brought:
+    """What bootstraps have brought to one place, as the machine's record says."""
+
+    to: str
+    files: Set[str]
+    origin: str = ""
+    """As `origin_of` says; empty in a record of older code."""
+
+
+def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
+    """The records; `name` is that of one.
 
     Raises: Failed for a record that is none.
     """
-    found: dict[str, set[str]] = {}
+    found = []
     place = shlex.quote(f"{facts.root}/brought")
     pattern = name if name == "*.json" else shlex.quote(name)
     for line in host.ask(f"cd {place} 2>/dev/null && cat -- {pattern} 2>/dev/null; true").out.splitlines():
@@ -91,13 +109,42 @@ def brought(host: Host, facts: Facts, name: str = "*.json") -> dict[str, set[str
             to, files = str(record["to"]), {str(file) for file in record["files"]}
             if not all(_stays_below(file) for file in (to, *files)):
                 raise ValueError("a name leaves its folder")
+            found.append(Brought(to, files, escaped(str(record.get("origin", "")))))
         except (ValueError, TypeError, LookupError, RecursionError):
             raise Failed(
                 f"{host.machine.label}: a record in {facts.root}/brought is none; remove that folder there by hand: "
                 "what was brought before is then no longer known"
             ) from None
-        found.setdefault(to, set()).update(files)
     return found
+
+
+def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Sequence[str], replaced: Sequence[str]) -> None:
+    """Raises: Refused where all that was brought would go, or what came from another laptop or folder: that may be a mistake."""
+    record, origin = f"brought/{record_name(known.to, source)}", origin_of(source)
+    if lost := sorted({*gone, *replaced} if known.origin not in ("", origin) else ()):
+        raise Refused(
+            f"{host.machine.label}: {known.to} there came from {known.origin}, and {origin} would remove or replace {len(lost)} of "
+            f"its files ({a_few(lost)}). Rename one of the two; or remove there what came from the other: "
+            f"{_removal(host, facts, known, record)}; or, if both are the same data, let the machine forget where they came from: "
+            f"{_by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
+        )
+    if known.files and len(gone) == len(known.files):
+        raise Refused(
+            f"{host.machine.label}: nothing that was brought to {known.to} is in {source} any more ({len(gone)} files: "
+            f"{a_few(gone)}): is a disk not mounted? If they are to go there too: {_removal(host, facts, known, record)}; then the "
+            "same command again"
+        )
+
+
+def _removal(host: Host, facts: Facts, known: Brought, record: str) -> str:
+    """The command that removes what was brought, and its record; of many files in a folder of data, that folder."""
+    is_folder = len(known.files) > _LISTED and known.to.startswith(("data/", "runs/"))
+    names = [known.to] if is_folder else [f"{known.to}/{file}" for file in sorted(known.files)]
+    return _by_hand(host, f"cd {shlex.quote(facts.root)} && rm -rf -- {shlex.join([*names, record])}")
+
+
+def _by_hand(host: Host, command: str) -> str:
+    return shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, command])
 
 
 def _stays_below(name: str) -> bool:
@@ -130,8 +177,8 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
         raise Refused(_differ(host, facts, list(dict.fromkeys(lines)), folders, brought(host, facts)))
 
 
-def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], records: Mapping[str, set[str]]) -> str:
-    known = {f"{to}/{file}".removeprefix("code/") for to, files in records.items() for file in files}
+def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], records: Iterable[Brought]) -> str:
+    known = {f"{each.to}/{file}".removeprefix("code/") for each in records for file in each.files}
     only = [line.partition(": is there, and not here")[0] for line in lines if ": is there, and not here" in line]
     strange = [path for path in only if path not in known]
     shown = [*lines[:_SHOWN], *([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])]
@@ -140,8 +187,7 @@ def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], reco
     told += f"\nTo make it the same: ./fab bootstrap{data}"
     if strange:
         remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
-        command = shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, remove])
-        told += f"\nNo bootstrap has brought {a_few(strange)}, so none removes it: {command}"
+        told += f"\nNo bootstrap has brought {a_few(strange)}, so none removes it: {_by_hand(host, remove)}"
     return told
 
 

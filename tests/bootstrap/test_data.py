@@ -65,12 +65,14 @@ def check(host, project) -> None:
 def test_a_file_that_was_renamed_here_has_its_new_name_alone_there(machine, bring, project):
     bring()
     (project / "data" / "screen" / "a.h5ad").rename(project / "data" / "screen" / "b.h5ad")
+    (project / "data" / "screen" / "about.txt").touch()
+    bring()
     (project / "data" / "screen" / "more" / "notes.txt").unlink()
     (project / "data" / "screen" / "more").rmdir()
 
     bring()
 
-    assert names(machine) == {"screen/b.h5ad"}
+    assert names(machine) == {"screen/b.h5ad", "screen/about.txt"}
     assert not (machine.disk / "incubator" / "data" / "screen" / "more").exists()
     assert bring() == 0
 
@@ -104,6 +106,62 @@ def test_a_run_that_lives_keeps_its_data(host, project, bring):
 
     with pytest.raises(Refused, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
         _local(host, lives, project, source, files_of(source))
+
+
+def refused(bring, source: str) -> tuple[str, list[str]]:
+    """Why, and the commands that the refusal has."""
+    with pytest.raises(Refused) as refusal:
+        bring(source)
+    return str(refusal.value), re.findall(r"ssh -F \S+ \S+ '[^']*'", str(refusal.value))
+
+
+def test_an_empty_folder_here_removes_nothing_until_one_says_so(machine, bring, project):
+    bring()
+    for path in (project / "data" / "screen").rglob("*.*"):
+        path.unlink()
+
+    why, (remove,) = refused(bring, "data/screen")
+    kept = names(machine)
+    subprocess.run(["sh", "-c", remove], check=True, stdin=subprocess.DEVNULL)
+
+    assert "(2 files: a.h5ad, more/notes.txt): is a disk not mounted?" in why
+    assert kept == {"screen/a.h5ad", "screen/more/notes.txt"}
+    assert names(machine) == set()
+    bring()
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("a.h5ad", {"screen/a.h5ad"}), ("b.h5ad", {"screen/a.h5ad", "screen/b.h5ad"})], ids=["replaced", "gone"]
+)
+def test_a_folder_of_the_same_name_elsewhere_takes_nothing_away(machine, bring, project, tmp_path, name, left):
+    for folder, text, file in (("one", "first", "a.h5ad"), ("two", "second", name)):
+        (tmp_path / folder / "screen").mkdir(parents=True)
+        (tmp_path / folder / "screen" / file).write_text(text)
+    bring(str(tmp_path / "one" / "screen"))
+
+    why, (remove, forget) = refused(bring, str(tmp_path / "two" / "screen"))
+    kept = (machine.disk / "incubator" / "data" / "screen" / "a.h5ad").read_text()
+    subprocess.run(["sh", "-c", forget], check=True, stdin=subprocess.DEVNULL)
+    bring(str(tmp_path / "two" / "screen"))
+
+    assert f":{tmp_path}/one/screen, and " in why
+    assert f":{tmp_path}/two/screen would remove or replace 1 of its files (a.h5ad). Rename one of the two" in why
+    assert "rm -rf -- data/screen/a.h5ad brought/data%2Fscreen.json" in remove
+    assert kept == "first"
+    assert names(machine) == left
+
+
+def test_a_record_of_older_code_names_no_source(machine, bring, project):
+    bring()
+    (record,) = (machine.disk / "incubator" / "brought").iterdir()
+    old = json.loads(record.read_text())
+    del old["origin"]
+    record.write_text(json.dumps(old) + "\n")
+    (project / "data" / "screen" / "a.h5ad").unlink()
+
+    bring()
+
+    assert names(machine) == {"screen/more/notes.txt"}
 
 
 @pytest.mark.parametrize("text", ["[]", '{"to": "../../etc", "files": []}', '{"to": "data", "files": ["../x"]}', "\x1b[2J"])
