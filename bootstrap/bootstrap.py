@@ -162,7 +162,7 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     place = (
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
     )
-    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else f"code/{place}"
+    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else str("code" / place)
     record = record_name(to, source)
     known = next((each for each in brought(host, facts, record) if each.to == to), None)
     gone = tuple(sorted(known.files - set(files))) if known else ()

@@ -107,6 +107,7 @@ def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
         try:
             record = json.loads(line)
             to, files = str(record["to"]), {str(file) for file in record["files"]}
+            to = "code" if to == "code/." else to  # as older code wrote it
             if not all(_stays_below(file) for file in (to, *files)):
                 raise ValueError("a name leaves its folder")
             found.append(Brought(to, files, escaped(str(record.get("origin", "")))))

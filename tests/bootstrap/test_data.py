@@ -12,7 +12,8 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _alternatives, _folder, _here, _matching, compare, files_of
+from bootstrap.data import _alternatives, _folder, _here, _matching, brought, compare, files_of, record_of
+from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
 from infra.refusal import Refused
@@ -162,6 +163,20 @@ def test_a_record_of_older_code_names_no_source(machine, bring, project):
     bring()
 
     assert names(machine) == {"screen/more/notes.txt"}
+
+
+def test_a_file_in_the_projects_root_has_a_record_that_is_read_again(machine, host, project):
+    (project / "a.h5ad").write_text("a")
+    found = Facts(root="/mnt/data/incubator")
+
+    local = _local(host, found, project, project / "a.h5ad", ("a.h5ad",))
+    place = machine.disk / "incubator" / "brought"
+    place.mkdir(parents=True)
+    (place / local.record).write_text(record_of(local.to, local.files, local.source))
+    (place / "old.json").write_text('{"format": 1, "to": "code/.", "files": ["b.h5ad"]}\n')
+
+    assert local.to == "code"
+    assert [(each.to, *each.files) for each in brought(host, found)] == [("code", "a.h5ad"), ("code", "b.h5ad")]
 
 
 @pytest.mark.parametrize("text", ["[]", '{"to": "../../etc", "files": []}', '{"to": "data", "files": ["../x"]}', "\x1b[2J"])
