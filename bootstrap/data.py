@@ -160,7 +160,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
     Raises: Refused with the differences: files that are there alone would be trained on.
     """
     patterns = list(_patterns(project, split))
-    folders = sorted({_folder(pattern) for pattern in patterns if _stays_below(_folder(pattern))})
+    folders = sorted({folder for folder in map(_folder, patterns) if not folder or _stays_below(folder)})
     here = {pattern: _matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
     texts = [path for path in (split, features) if path and (project / path).is_file()]
     if not any(here.values()) and not texts:
@@ -175,20 +175,23 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
         lines += [f"{path}: is here, and not there" for path in sorted(mine.keys() - theirs.keys())]
         lines += [f"{path}: is another one there" for path in sorted(mine.keys() & theirs.keys()) if mine[path] != theirs[path]]
     if lines:
-        raise Refused(_differ(host, facts, list(dict.fromkeys(lines)), folders, brought(host, facts)))
+        alone = {path for pattern, mine in here.items() if not _folder(pattern) for path in mine}
+        raise Refused(
+            _differ(host, facts, list(dict.fromkeys(lines)), [*filter(None, folders), *sorted(alone)], brought(host, facts))
+        )
 
 
-def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], records: Iterable[Brought]) -> str:
+def _differ(host: Host, facts: Facts, lines: list[str], sources: list[str], records: Iterable[Brought]) -> str:
     known = {f"{each.to}/{file}".removeprefix("code/") for each in records for file in each.files}
     only = [line.partition(": is there, and not here")[0] for line in lines if ": is there, and not here" in line]
-    strange = [path for path in only if path not in known]
+    strange = [path for path in only if path not in known or "/" not in path]  # of a file alone only itself is brought
     shown = [*lines[:_SHOWN], *([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])]
     told = f"{host.machine.label}: what the run reads there is not what is here:\n  " + "\n  ".join(shown)
-    data = "".join(f" --data {shlex.quote(folder)}" for folder in folders if folder)
+    data = "".join(f" --data {shlex.quote(source)}" for source in sources)
     told += f"\nTo make it the same: ./fab bootstrap{data}"
     if strange:
         remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
-        told += f"\nNo bootstrap has brought {a_few(strange)}, so none removes it: {_by_hand(host, remove)}"
+        told += f"\nNo bootstrap removes {a_few(strange)}: {_by_hand(host, remove)}"
     return told
 
 
@@ -242,8 +245,10 @@ def _expression(pattern: str) -> str:
 
 
 def _here(project: Path, folder: str) -> dict[str, Seen]:
+    """Files of data sets below a folder; of the project itself those that lie directly in it, not those of .venv and the like."""
     found = {}
-    for above, _, names in os.walk(project / folder, followlinks=True):
+    for above, folders, names in os.walk(project / folder, followlinks=True):
+        folders[:] = folders if folder else []
         for name in names:
             path = Path(above, name)
             if name.endswith(SUFFIXES) and path.is_file():
@@ -258,7 +263,8 @@ def _there(
     """Files of data sets, SHA-256 of other files, and where the machine's own downloads lie, all relative to its `code`."""
     names = " -o ".join(f"-name '*{end}'" for end in SUFFIXES)
     finds = [
-        f"find -L {shlex.quote(folder or '.')} -type f \\( {names} \\) -printf 'F %s %T@ %p\\n' 2>/dev/null" for folder in folders
+        f"find -L {shlex.quote(folder) if folder else '. -maxdepth 1'} -type f \\( {names} \\) -printf 'F %s %T@ %p\\n' 2>/dev/null"
+        for folder in folders
     ]
     sums = [f"sha256sum -- {shlex.quote(path)} 2>/dev/null | sed 's/^/S /'" for path in texts]
     script = "; ".join(
