@@ -227,7 +227,10 @@ def _folder(pattern: str) -> str:
 def _matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
     """The files that a pattern names, as training/data/splits.py reads it: one without a suffix names a folder."""
     patterns = [pattern] if pattern.endswith(SUFFIXES) else [f"{pattern}/*{end}" for end in SUFFIXES]
-    expressions = [re.compile(_expression(each)) for each in patterns]
+    try:
+        expressions = [re.compile(_expression(each)) for each in patterns]
+    except re.error:  # such as [z-a]: `training check` judges it
+        return {}
     return {path: seen for path, seen in files.items() if any(one.fullmatch(path) for one in expressions)}
 
 
@@ -273,7 +276,7 @@ def _there(
     lines = host.ask(script).out.splitlines()
     found, digests, rest = {}, {}, []
     for line in lines:
-        if file := re.fullmatch(r"F (\d+) (\d+)(?:\.\d*)? (?:\./)?(.+)", line):
+        if file := re.fullmatch(r"F (\d{1,18}) (\d{1,18})(?:\.\d*)? (?:\./)?(.+)", line):
             found[file[3]] = (int(file[1]), int(file[2]))
         elif digest := re.fullmatch(r"S \\?([0-9a-f]{64})  (.+)", line):
             digests[digest[2]] = digest[1]

@@ -13,7 +13,7 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _alternatives, _folder, _here, _matching, brought, compare, files_of, record_of
+from bootstrap.data import _alternatives, _folder, _here, _matching, _there, brought, compare, files_of, record_of
 from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
@@ -283,6 +283,18 @@ def test_a_laptop_without_the_data_compares_nothing(host, project, shipped):
     (project / "screen_split.toml").unlink()
 
     check(host, project)
+
+
+@pytest.mark.parametrize("pattern", ["data/[z-a].h5ad", "data/[!]].h5ad"])
+def test_a_pattern_that_is_none_is_left_to_training_check(pattern):
+    assert _matching(pattern, {"data/a.h5ad": (1, 1)}) == {}
+
+
+def test_a_size_that_no_file_has_is_passed_over(machine, host):
+    (machine.disk / "incubator" / "code").mkdir(parents=True)
+    machine.program("find", f"echo F {'9' * 5000} 1 data/a.h5ad; echo F 2 1.5 data/b.h5ad")
+
+    assert _there(host, Facts(root="/mnt/data/incubator"), ["data"], [])[0] == {"data/b.h5ad": (2, 1)}
 
 
 PATTERNS = (
