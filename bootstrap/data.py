@@ -71,8 +71,9 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def record_name(to: str, source: Path) -> str:
-    """Of the record of a source; a folder and a file that go to one place have two."""
-    return quote(to if source.is_dir() else f"{to}/{source.name}", safe="") + ".json"
+    """Of the record of a source; a folder and a file that go to one place have two. One too long for a file is a SHA-256."""
+    name = quote(to if source.is_dir() else f"{to}/{source.name}", safe="")
+    return (name if len(name) <= 200 else hashlib.sha256(name.encode()).hexdigest()) + ".json"
 
 
 def origin_of(source: Path) -> str:

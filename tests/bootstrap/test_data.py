@@ -13,7 +13,7 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _alternatives, _folder, _here, _matching, _there, brought, compare, files_of, record_of
+from bootstrap.data import _alternatives, _folder, _here, _matching, _there, brought, compare, files_of, record_name, record_of
 from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
@@ -295,6 +295,13 @@ def test_a_size_that_no_file_has_is_passed_over(machine, host):
     machine.program("find", f"echo F {'9' * 5000} 1 data/a.h5ad; echo F 2 1.5 data/b.h5ad")
 
     assert _there(host, Facts(root="/mnt/data/incubator"), ["data"], [])[0] == {"data/b.h5ad": (2, 1)}
+
+
+def test_a_record_of_a_deep_folder_has_a_name_that_a_disk_takes(tmp_path):
+    names = {record_name(f"data/{'ä' * 60}/{last}", tmp_path) for last in "ab"}
+
+    assert len(names) == 2
+    assert max(map(len, names)) <= 200
 
 
 PATTERNS = (
