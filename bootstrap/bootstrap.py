@@ -12,7 +12,7 @@ from bootstrap import facts as machine_facts
 from bootstrap import hooks
 from bootstrap.apply import apply, shown
 from bootstrap.connection import Host
-from bootstrap.data import brought, files_of, record_name
+from bootstrap.data import brought, files_of, origin_of, record_name, refuse_loss
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
 from bootstrap.shippable import a_few
@@ -162,21 +162,25 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     place = (
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
     )
-    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else f"code/{place}"
+    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else str("code" / place)
     record = record_name(to, source)
-    known = brought(host, facts, record).get(to)
-    gone = tuple(sorted((known or set()) - set(files)))
+    known = next((each for each in brought(host, facts, record) if each.to == to), None)
+    gone = tuple(sorted(known.files - set(files))) if known else ()
     if gone and facts.living:
         raise Refused(
             f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would remove {len(gone)} files of "
             f"{to} under it ({a_few(gone)}), which are gone here; end it first: ./fab stop"
         )
-    record = "" if known == set(files) else record
-    if not facts.folders:
-        return LocalData(source, to, len(files), files, gone, record)
-    words = ("-rLtz", "--dry-run", "--itemize-changes")
-    changed = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
-    return LocalData(source, to, sum(line.startswith("<f") for line in changed.splitlines()), files, gone, record)
+    changed: list[str] = []
+    if facts.folders:
+        words = ("-rLtz", "--dry-run", "--itemize-changes")
+        told = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
+        changed = [line for line in told.splitlines() if line.startswith("<f")]
+    if known:
+        replaced = [line.partition(" ")[2] for line in changed if not line.startswith("<f+")]
+        refuse_loss(host, facts, known, source, gone, replaced)
+    is_right = known is not None and known.files == set(files) and known.origin == origin_of(source)
+    return LocalData(source, to, len(changed) if facts.folders else len(files), files, gone, "" if is_right else record)
 
 
 def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bool:

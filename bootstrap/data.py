@@ -5,10 +5,12 @@ import json
 import os
 import re
 import shlex
+import socket
 import stat
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import quote
 
@@ -22,6 +24,7 @@ FORMAT = 1
 """Of a record, ROOT/brought/NAME.json."""
 SUFFIXES = (".h5", ".h5ad")  # as training/data/splits.py reads
 _SHOWN = 10
+_LISTED = 20
 Seen = tuple[int, int]
 """Size in bytes, and time of change in whole seconds, as rsync compares them."""
 
@@ -68,36 +71,82 @@ def _refuse_unreadable(error: OSError) -> None:
 
 
 def record_name(to: str, source: Path) -> str:
-    """Of the record of a source; a folder and a file that go to one place have two."""
-    return quote(to if source.is_dir() else f"{to}/{source.name}", safe="") + ".json"
+    """Of the record of a source; a folder and a file that go to one place have two. One too long for a file is a SHA-256."""
+    name = quote(to if source.is_dir() else f"{to}/{source.name}", safe="")
+    return (name if len(name) <= 200 else hashlib.sha256(name.encode()).hexdigest()) + ".json"
 
 
-def record_of(to: str, files: Iterable[str]) -> str:
+def origin_of(source: Path) -> str:
+    """Which laptop and which place on it: two folders of one name have one record."""
+    return escaped(f"{socket.gethostname().partition('.')[0]}:{source}")
+
+
+def record_of(to: str, files: Iterable[str], source: Path) -> str:
     """The text of a record: one line, so that several can be read at once."""
-    return json.dumps({"format": FORMAT, "to": to, "files": sorted(files)}) + "\n"
+    return json.dumps({"format": FORMAT, "to": to, "files": sorted(files), "origin": origin_of(source)}) + "\n"
 
 
-def brought(host: Host, facts: Facts, name: str = "*.json") -> dict[str, set[str]]:
-    """Where -> the files that bootstraps have brought there, as the machine's records say; `name` is one record.
+@dataclass(frozen=True)
+class Brought:
+    """What bootstraps have brought to one place, as the machine's record says."""
+
+    to: str
+    files: Set[str]
+    origin: str = ""
+    """As `origin_of` says; empty in a record of older code."""
+
+
+def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
+    """The records; `name` is that of one.
 
     Raises: Failed for a record that is none.
     """
-    found: dict[str, set[str]] = {}
+    found = []
     place = shlex.quote(f"{facts.root}/brought")
     pattern = name if name == "*.json" else shlex.quote(name)
     for line in host.ask(f"cd {place} 2>/dev/null && cat -- {pattern} 2>/dev/null; true").out.splitlines():
         try:
             record = json.loads(line)
             to, files = str(record["to"]), {str(file) for file in record["files"]}
+            to = "code" if to == "code/." else to  # as older code wrote it
             if not all(_stays_below(file) for file in (to, *files)):
                 raise ValueError("a name leaves its folder")
+            found.append(Brought(to, files, escaped(str(record.get("origin", "")))))
         except (ValueError, TypeError, LookupError, RecursionError):
             raise Failed(
                 f"{host.machine.label}: a record in {facts.root}/brought is none; remove that folder there by hand: "
                 "what was brought before is then no longer known"
             ) from None
-        found.setdefault(to, set()).update(files)
     return found
+
+
+def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Sequence[str], replaced: Sequence[str]) -> None:
+    """Raises: Refused where all that was brought would go, or what came from another laptop or folder: that may be a mistake."""
+    record, origin = f"brought/{record_name(known.to, source)}", origin_of(source)
+    if lost := sorted({*gone, *replaced} if known.origin not in ("", origin) else ()):
+        raise Refused(
+            f"{host.machine.label}: {known.to} there came from {known.origin}, and {origin} would remove or replace {len(lost)} of "
+            f"its files ({a_few(lost)}). Rename one of the two; or remove there what came from the other: "
+            f"{_removal(host, facts, known, record)}; or, if both are the same data, let the machine forget where they came from: "
+            f"{_by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
+        )
+    if known.files and len(gone) == len(known.files):
+        raise Refused(
+            f"{host.machine.label}: nothing that was brought to {known.to} is in {source} any more ({len(gone)} files: "
+            f"{a_few(gone)}): is a disk not mounted? If they are to go there too: {_removal(host, facts, known, record)}; then the "
+            "same command again"
+        )
+
+
+def _removal(host: Host, facts: Facts, known: Brought, record: str) -> str:
+    """The command that removes what was brought, and its record; of many files in a folder of data, that folder."""
+    is_folder = len(known.files) > _LISTED and known.to.startswith(("data/", "runs/"))
+    names = [known.to] if is_folder else [f"{known.to}/{file}" for file in sorted(known.files)]
+    return _by_hand(host, f"cd {shlex.quote(facts.root)} && rm -rf -- {shlex.join([*names, record])}")
+
+
+def _by_hand(host: Host, command: str) -> str:
+    return shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, command])
 
 
 def _stays_below(name: str) -> bool:
@@ -112,7 +161,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
     Raises: Refused with the differences: files that are there alone would be trained on.
     """
     patterns = list(_patterns(project, split))
-    folders = sorted({_folder(pattern) for pattern in patterns if _stays_below(_folder(pattern))})
+    folders = sorted({folder for folder in map(_folder, patterns) if not folder or _stays_below(folder)})
     here = {pattern: _matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
     texts = [path for path in (split, features) if path and (project / path).is_file()]
     if not any(here.values()) and not texts:
@@ -127,21 +176,23 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
         lines += [f"{path}: is here, and not there" for path in sorted(mine.keys() - theirs.keys())]
         lines += [f"{path}: is another one there" for path in sorted(mine.keys() & theirs.keys()) if mine[path] != theirs[path]]
     if lines:
-        raise Refused(_differ(host, facts, list(dict.fromkeys(lines)), folders, brought(host, facts)))
+        alone = {path for pattern, mine in here.items() if not _folder(pattern) for path in mine}
+        raise Refused(
+            _differ(host, facts, list(dict.fromkeys(lines)), [*filter(None, folders), *sorted(alone)], brought(host, facts))
+        )
 
 
-def _differ(host: Host, facts: Facts, lines: list[str], folders: list[str], records: Mapping[str, set[str]]) -> str:
-    known = {f"{to}/{file}".removeprefix("code/") for to, files in records.items() for file in files}
+def _differ(host: Host, facts: Facts, lines: list[str], sources: list[str], records: Iterable[Brought]) -> str:
+    known = {f"{each.to}/{file}".removeprefix("code/") for each in records for file in each.files}
     only = [line.partition(": is there, and not here")[0] for line in lines if ": is there, and not here" in line]
-    strange = [path for path in only if path not in known]
+    strange = [path for path in only if path not in known or "/" not in path]  # of a file alone only itself is brought
     shown = [*lines[:_SHOWN], *([f"and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else [])]
     told = f"{host.machine.label}: what the run reads there is not what is here:\n  " + "\n  ".join(shown)
-    data = "".join(f" --data {shlex.quote(folder)}" for folder in folders if folder)
+    data = "".join(f" --data {shlex.quote(source)}" for source in sources)
     told += f"\nTo make it the same: ./fab bootstrap{data}"
     if strange:
         remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
-        command = shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, remove])
-        told += f"\nNo bootstrap has brought {a_few(strange)}, so none removes it: {command}"
+        told += f"\nNo bootstrap removes {a_few(strange)}: {_by_hand(host, remove)}"
     return told
 
 
@@ -177,7 +228,10 @@ def _folder(pattern: str) -> str:
 def _matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
     """The files that a pattern names, as training/data/splits.py reads it: one without a suffix names a folder."""
     patterns = [pattern] if pattern.endswith(SUFFIXES) else [f"{pattern}/*{end}" for end in SUFFIXES]
-    expressions = [re.compile(_expression(each)) for each in patterns]
+    try:
+        expressions = [re.compile(_expression(each)) for each in patterns]
+    except re.error:  # such as [z-a]: `training check` judges it
+        return {}
     return {path: seen for path, seen in files.items() if any(one.fullmatch(path) for one in expressions)}
 
 
@@ -195,8 +249,10 @@ def _expression(pattern: str) -> str:
 
 
 def _here(project: Path, folder: str) -> dict[str, Seen]:
+    """Files of data sets below a folder; of the project itself those that lie directly in it, not those of .venv and the like."""
     found = {}
-    for above, _, names in os.walk(project / folder, followlinks=True):
+    for above, folders, names in os.walk(project / folder, followlinks=True):
+        folders[:] = folders if folder else []
         for name in names:
             path = Path(above, name)
             if name.endswith(SUFFIXES) and path.is_file():
@@ -211,7 +267,8 @@ def _there(
     """Files of data sets, SHA-256 of other files, and where the machine's own downloads lie, all relative to its `code`."""
     names = " -o ".join(f"-name '*{end}'" for end in SUFFIXES)
     finds = [
-        f"find -L {shlex.quote(folder or '.')} -type f \\( {names} \\) -printf 'F %s %T@ %p\\n' 2>/dev/null" for folder in folders
+        f"find -L {shlex.quote(folder) if folder else '. -maxdepth 1'} -type f \\( {names} \\) -printf 'F %s %T@ %p\\n' 2>/dev/null"
+        for folder in folders
     ]
     sums = [f"sha256sum -- {shlex.quote(path)} 2>/dev/null | sed 's/^/S /'" for path in texts]
     script = "; ".join(
@@ -220,7 +277,7 @@ def _there(
     lines = host.ask(script).out.splitlines()
     found, digests, rest = {}, {}, []
     for line in lines:
-        if file := re.fullmatch(r"F (\d+) (\d+)(?:\.\d*)? (?:\./)?(.+)", line):
+        if file := re.fullmatch(r"F (\d{1,18}) (\d{1,18})(?:\.\d*)? (?:\./)?(.+)", line):
             found[file[3]] = (int(file[1]), int(file[2]))
         elif digest := re.fullmatch(r"S \\?([0-9a-f]{64})  (.+)", line):
             digests[digest[2]] = digest[1]

@@ -9,11 +9,14 @@ from infra.outputs import DATA, LAST_SYNC_HOOK, RUNS, MachineOutputs
 from infra.refusal import Failed, Refused
 
 CONNECT_SECONDS = 60
-# Nothing to bring is said only where it is sure: the disk is mounted, and no run has left its hook on it.
+# Nothing to bring is said only where it is sure: the disk is mounted, no bootstrap has left its hook on it, and no run its folder.
 COMMAND = f"""
 if ! mountpoint -q {DATA}; then echo 'the data disk is not mounted at {DATA}' >&2; exit 1; fi
 if [ -d {RUNS} ] && ! [ -x {RUNS} ]; then echo '{RUNS} is not yours to read' >&2; exit 1; fi
 if [ -e {LAST_SYNC_HOOK} ]; then exec {LAST_SYNC_HOOK}; fi
+for each in {RUNS}/jobs/* {RUNS}/runs/*; do
+    if [ -e "$each" ]; then echo "$each is there, but not {LAST_SYNC_HOOK}, which brings it; run: ./fab bootstrap" >&2; exit 1; fi
+done
 """
 
 

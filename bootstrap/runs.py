@@ -47,6 +47,7 @@ def train(
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
     need_bootstrap(host, facts)
+    _need_hooks(host, facts)
     if systemd:
         _need_systemd(host, facts)
     compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
@@ -267,6 +268,15 @@ def need_bootstrap(host: Host, facts: Facts) -> None:
     if not facts.environment or not facts.code:
         what = "its code is missing, or there by half" if facts.environment else "there is no environment"
         raise Refused(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
+
+
+def _need_hooks(host: Host, facts: Facts) -> None:
+    """Raises: Refused where nothing would bring the run's last results to the bucket, or go on with it after a reboot."""
+    if len(facts.hooks.split()) < 2:
+        raise Refused(
+            f"{host.machine.label}: is not ready: its hooks (boot-hook, last-sync) are missing in {facts.root}; "
+            "run: ./fab bootstrap"
+        )
 
 
 def _refuse_living(host: Host, there: Status, name: str, bucket: str | None) -> JobStatus | None:

@@ -263,7 +263,7 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
             yield Command(
                 f"data: what {local.to} has from here",
                 f"mkdir -p {_q(f'{facts.root}/brought')} && cat >{file}.new && mv {file}.new {file}",
-                stdin=record_of(local.to, local.files),
+                stdin=record_of(local.to, local.files, local.source),
             )
         if local.changes:
             mark = f" && touch {_q(f'{to}/{BROUGHT}')}" if local.to.startswith("runs/") else ""

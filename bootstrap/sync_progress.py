@@ -10,9 +10,9 @@ from threading import Thread
 
 from training.untrusted import escaped
 
-_BEGUN = re.compile(r"\s*Downloading (?P<file>\S+) \((?P<size>\d+(?:\.\d+)?)(?P<unit>[KMG])iB\)")
+_BEGUN = re.compile(r"\s*Downloading (?P<file>\S+) \((?P<size>\d{1,9}(?:\.\d{1,9})?)(?P<unit>[KMG])iB\)")
 _ENDED = re.compile(r"\s*Downloaded (?P<file>\S+)")
-_INSTALLED = re.compile(r"Installed (?P<number>\d+) packages?\b")
+_INSTALLED = re.compile(r"Installed (?P<number>\d{1,9}) packages?\b")
 _BYTES = {"K": 2**10, "M": 2**20, "G": 2**30}
 _TERMINAL_SECONDS, _LOG_SECONDS = 1.0, 30.0  # between two lines: on a terminal the next one takes the place of the last
 

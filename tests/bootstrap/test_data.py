@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,8 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _alternatives, _folder, _here, _matching, compare, files_of
+from bootstrap.data import _alternatives, _folder, _here, _matching, _there, brought, compare, files_of, record_name, record_of
+from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
 from infra.refusal import Refused
@@ -65,12 +67,14 @@ def check(host, project) -> None:
 def test_a_file_that_was_renamed_here_has_its_new_name_alone_there(machine, bring, project):
     bring()
     (project / "data" / "screen" / "a.h5ad").rename(project / "data" / "screen" / "b.h5ad")
+    (project / "data" / "screen" / "about.txt").touch()
+    bring()
     (project / "data" / "screen" / "more" / "notes.txt").unlink()
     (project / "data" / "screen" / "more").rmdir()
 
     bring()
 
-    assert names(machine) == {"screen/b.h5ad"}
+    assert names(machine) == {"screen/b.h5ad", "screen/about.txt"}
     assert not (machine.disk / "incubator" / "data" / "screen" / "more").exists()
     assert bring() == 0
 
@@ -104,6 +108,76 @@ def test_a_run_that_lives_keeps_its_data(host, project, bring):
 
     with pytest.raises(Refused, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
         _local(host, lives, project, source, files_of(source))
+
+
+def refused(bring, source: str) -> tuple[str, list[str]]:
+    """Why, and the commands that the refusal has."""
+    with pytest.raises(Refused) as refusal:
+        bring(source)
+    return str(refusal.value), re.findall(r"ssh -F \S+ \S+ '[^']*'", str(refusal.value))
+
+
+def test_an_empty_folder_here_removes_nothing_until_one_says_so(machine, bring, project):
+    bring()
+    for path in (project / "data" / "screen").rglob("*.*"):
+        path.unlink()
+
+    why, (remove,) = refused(bring, "data/screen")
+    kept = names(machine)
+    subprocess.run(["sh", "-c", remove], check=True, stdin=subprocess.DEVNULL)
+
+    assert "(2 files: a.h5ad, more/notes.txt): is a disk not mounted?" in why
+    assert kept == {"screen/a.h5ad", "screen/more/notes.txt"}
+    assert names(machine) == set()
+    bring()
+
+
+@pytest.mark.parametrize(
+    ("name", "left"), [("a.h5ad", {"screen/a.h5ad"}), ("b.h5ad", {"screen/a.h5ad", "screen/b.h5ad"})], ids=["replaced", "gone"]
+)
+def test_a_folder_of_the_same_name_elsewhere_takes_nothing_away(machine, bring, project, tmp_path, name, left):
+    for folder, text, file in (("one", "first", "a.h5ad"), ("two", "second", name)):
+        (tmp_path / folder / "screen").mkdir(parents=True)
+        (tmp_path / folder / "screen" / file).write_text(text)
+    bring(str(tmp_path / "one" / "screen"))
+
+    why, (remove, forget) = refused(bring, str(tmp_path / "two" / "screen"))
+    kept = (machine.disk / "incubator" / "data" / "screen" / "a.h5ad").read_text()
+    subprocess.run(["sh", "-c", forget], check=True, stdin=subprocess.DEVNULL)
+    bring(str(tmp_path / "two" / "screen"))
+
+    assert f":{tmp_path}/one/screen, and " in why
+    assert f":{tmp_path}/two/screen would remove or replace 1 of its files (a.h5ad). Rename one of the two" in why
+    assert "rm -rf -- data/screen/a.h5ad brought/data%2Fscreen.json" in remove
+    assert kept == "first"
+    assert names(machine) == left
+
+
+def test_a_record_of_older_code_names_no_source(machine, bring, project):
+    bring()
+    (record,) = (machine.disk / "incubator" / "brought").iterdir()
+    old = json.loads(record.read_text())
+    del old["origin"]
+    record.write_text(json.dumps(old) + "\n")
+    (project / "data" / "screen" / "a.h5ad").unlink()
+
+    bring()
+
+    assert names(machine) == {"screen/more/notes.txt"}
+
+
+def test_a_file_in_the_projects_root_has_a_record_that_is_read_again(machine, host, project):
+    (project / "a.h5ad").write_text("a")
+    found = Facts(root="/mnt/data/incubator")
+
+    local = _local(host, found, project, project / "a.h5ad", ("a.h5ad",))
+    place = machine.disk / "incubator" / "brought"
+    place.mkdir(parents=True)
+    (place / local.record).write_text(record_of(local.to, local.files, local.source))
+    (place / "old.json").write_text('{"format": 1, "to": "code/.", "files": ["b.h5ad"]}\n')
+
+    assert local.to == "code"
+    assert [(each.to, *each.files) for each in brought(host, found)] == [("code", "a.h5ad"), ("code", "b.h5ad")]
 
 
 @pytest.mark.parametrize("text", ["[]", '{"to": "../../etc", "files": []}', '{"to": "data", "files": ["../x"]}', "\x1b[2J"])
@@ -166,12 +240,34 @@ def test_what_no_bootstrap_removes_is_removed_by_the_command_that_the_message_ha
 
     with pytest.raises(Refused, match=r"it's mine\.h5ad: is there, and not here") as refusal:
         check(host, project)
-    command = re.search(r"so none removes it: (.*)", str(refusal.value))
+    command = re.search(r"No bootstrap removes .*?: (.*)", str(refusal.value))
     assert command is not None
     subprocess.run(["sh", "-c", command[1]], check=True, stdin=subprocess.DEVNULL)
 
     check(host, project)
     assert names(machine) == {"screen/a.h5ad", "screen/more/notes.txt"}
+
+
+def test_a_data_set_in_the_projects_root_is_compared_too(machine, host, project):
+    (project / "screen_split.toml").write_text('[datasets]\nscreen = "*.h5ad"\n')
+    (project / "a.h5ad").write_text("a")
+    os.utime(project / "a.h5ad", (10**9, 10**9))
+    code = machine.disk / "incubator" / "code"
+    code.mkdir(parents=True)
+    for name in ("a.h5ad", "screen_split.toml"):
+        shutil.copy2(project / name, code)
+    found = Facts(root="/mnt/data/incubator")
+    compare(host, found, "screen_split.toml", None, project)
+    (project / "a.h5ad").write_text("changed")
+    (code / "old.h5ad").touch()
+
+    with pytest.raises(Refused) as refusal:
+        compare(host, found, "screen_split.toml", None, project)
+
+    _, *lines, remedy, remove = str(refusal.value).splitlines()
+    assert lines == ["  old.h5ad: is there, and not here: it would be trained on", "  a.h5ad: is another one there"]
+    assert remedy == "To make it the same: ./fab bootstrap --data a.h5ad"
+    assert remove.startswith("No bootstrap removes old.h5ad: ssh ")
 
 
 def test_what_the_machine_has_downloaded_itself_is_no_difference(machine, host, project, shipped):
@@ -187,6 +283,25 @@ def test_a_laptop_without_the_data_compares_nothing(host, project, shipped):
     (project / "screen_split.toml").unlink()
 
     check(host, project)
+
+
+@pytest.mark.parametrize("pattern", ["data/[z-a].h5ad", "data/[!]].h5ad"])
+def test_a_pattern_that_is_none_is_left_to_training_check(pattern):
+    assert _matching(pattern, {"data/a.h5ad": (1, 1)}) == {}
+
+
+def test_a_size_that_no_file_has_is_passed_over(machine, host):
+    (machine.disk / "incubator" / "code").mkdir(parents=True)
+    machine.program("find", f"echo F {'9' * 5000} 1 data/a.h5ad; echo F 2 1.5 data/b.h5ad")
+
+    assert _there(host, Facts(root="/mnt/data/incubator"), ["data"], [])[0] == {"data/b.h5ad": (2, 1)}
+
+
+def test_a_record_of_a_deep_folder_has_a_name_that_a_disk_takes(tmp_path):
+    names = {record_name(f"data/{'ä' * 60}/{last}", tmp_path) for last in "ab"}
+
+    assert len(names) == 2
+    assert max(map(len, names)) <= 200
 
 
 PATTERNS = (
@@ -217,7 +332,7 @@ def test_a_pattern_names_here_what_the_split_file_names(tmp_path, monkeypatch, p
     plain = [os.path.normpath(each) for each in _alternatives(pattern)]
     found = {file for each in plain for file in _matching(each, _here(Path(), _folder(each)))}
 
-    assert found == expected
+    assert found == {file for file in expected if _folder(plain[0]) or "/" not in file}  # the project itself is not walked through
 
 
 def dangling(folder):

@@ -32,6 +32,18 @@ def test_a_machine_on_which_nothing_ever_ran_has_nothing_to_sync(outputs):
     assert last_sync(outputs, seconds=30) is None
 
 
+@pytest.mark.parametrize("left", ["jobs/screen", "runs/screen"])
+def test_a_run_without_a_hook_is_not_taken_for_nothing(machine, outputs, left):
+    (machine.disk / "incubator" / "jobs").mkdir(parents=True)
+    assert last_sync(outputs, seconds=30) is None
+    (machine.disk / "incubator" / left).mkdir(parents=True)
+
+    wrong = last_sync(outputs, seconds=30)
+
+    assert wrong is not None
+    assert f"/mnt/data/incubator/{left} is there, but not /mnt/data/incubator/last-sync, which brings it" in wrong
+
+
 @pytest.mark.parametrize("code", [1, 3, 127])
 def test_no_failure_of_a_sync_counts_as_done(machine, outputs, code):
     leave(machine, f"exit {code}")

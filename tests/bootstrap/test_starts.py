@@ -60,6 +60,15 @@ def test_a_start_is_sent_in_a_form_that_the_machine_knows(there, host, run, form
     assert Job.model_validate_json(json.dumps(staged(there))).bucket == "gs://cells"
 
 
+def test_no_run_starts_where_nothing_would_bring_its_last_results(there, host, run):
+    (there.root / "last-sync").unlink()
+
+    with pytest.raises(
+        Refused, match=r"its hooks \(boot-hook, last-sync\) are missing in /mnt/data/incubator; run: \./fab bootstrap"
+    ):
+        runs.train(host, run, [], "gs://cells", systemd=False)
+
+
 @pytest.mark.parametrize(
     ("phase", "reason", "words"),
     [

@@ -85,7 +85,10 @@ def test_on_a_terminal_each_line_takes_the_place_of_the_last(tmp_path: Path):
     assert shown.endswith("\r\x1b[K   3 packages installed, nothing large downloaded\r\n")
 
 
-@pytest.mark.parametrize("line", ["Downloading", "Downloaded ", "Downloading x (1.0.0MiB)", "Installed many packages", ""])
+@pytest.mark.parametrize(
+    "line",
+    ["Downloading", "Downloaded ", "Downloading x (1.0.0MiB)", "Installed many packages", "", f"Installed {'9' * 5000} packages"],
+)
 def test_a_line_that_uv_does_not_print_today_does_no_harm(line):
     progress = Progress()
     try:

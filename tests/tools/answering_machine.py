@@ -19,6 +19,8 @@ class AnsweringMachine:
         (self.root / "code" / ".venv" / "bin").mkdir(parents=True)
         (self.root / "code" / ".shipped").write_text("fab\n")
         (self.root / "code" / ".venv" / ".synced").write_text("ee\n")
+        for hook in ("boot-hook", "last-sync"):
+            (self.root / hook).touch()
         self.python(f"cat {ROOT}/answer")
         self.says(json.loads(RECORD.read_text()))
 
