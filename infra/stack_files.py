@@ -50,10 +50,11 @@ def project_of(stack: str | None) -> str:
 
 
 def our_buckets(project: str) -> frozenset[str]:
-    """The buckets of this installation in a project: those that the files of its storage stacks name, or the usual one.
+    """The buckets of this installation in a project: as the files of its storage stacks say; without any such file the usual.
 
     A bucket's name is the world's only one, so it says whose a machine is: it stands in a label of everything that is rented.
+    Empty for a project of which the storage stacks here say nothing: what is there is not of this installation.
     """
-    files = [told_by(name) for name in stack_names()]
-    storage = [told for told in files if told.get(f"{PROJECT}:kind") == "storage" and told.get("gcp:project", project) == project]
-    return frozenset(str(told.get(f"{PROJECT}:bucket") or f"{project}-{PROJECT}") for told in storage or [{}])
+    storage = [told for told in map(told_by, stack_names()) if told.get(f"{PROJECT}:kind") == "storage"] or [{}]
+    mine = [told for told in storage if told.get("gcp:project", project) == project]
+    return frozenset(str(told.get(f"{PROJECT}:bucket") or f"{project}-{PROJECT}") for told in mine)

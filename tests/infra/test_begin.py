@@ -41,6 +41,14 @@ def test_it_writes_whole_settings_in_the_region_that_is_said(project):
     assert our_buckets("my-cells") == {"my-cells-incubator"}
 
 
+def test_in_a_project_of_no_storage_stack_here_nothing_is_ours(project):
+    assert our_buckets("another") == {"another-incubator"}  # a second laptop without files
+
+    begin("my-cells", "europe-west4")
+
+    assert our_buckets("another") == frozenset()
+
+
 def test_git_ignores_them():
     assert "/configs/stacks/Pulumi.*.yaml" in (ROOT / ".gitignore").read_text().splitlines()
 
