@@ -31,7 +31,7 @@ def told_by(stack: str) -> dict[str, Any]:
         return {str(key): value for key, value in config.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise Refused(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
 
 
