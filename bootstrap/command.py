@@ -4,6 +4,7 @@ Invoke, underneath, ends wrong input with exit code 1 and names nothing that wou
 """
 
 import difflib
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,9 @@ class Command(Fab):  # type: ignore[misc]  # fabric has no types
 
 def main() -> None:
     """Run the verbs of the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8
     end_at_closed_pipe()
     if WORK.intersection(sys.argv[1:]):
         outlive_closed_pipe()

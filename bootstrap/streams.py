@@ -94,11 +94,13 @@ class _Sink:
 
 
 def _relay(stream: IO[bytes] | None, to: TextIO, tail: list[str]) -> None:
+    """Reads to the end whatever becomes of the writing: the program would wait for ever at a full pipe."""
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     while stream and (chunk := stream.read1(65536)):  # type: ignore[attr-defined]
         text = escaped(decoder.decode(chunk), keep=KEPT)
-        to.write(text)
-        to.flush()
+        with suppress(OSError, ValueError):  # a full disk; a terminal without the character; a closed stream
+            to.write(text)
+            to.flush()
         tail[:] = ["".join(tail)[-TAIL:], text[-TAIL:]]
 
 

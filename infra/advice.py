@@ -51,6 +51,7 @@ def _there_but_unknown(stack: str, printed: str) -> str | None:
     scope = "" if place == "global" else f" --{place.replace('s/', '=')}"
     by_hand = f"gcloud compute {COMMANDS.get(kind, kind)} delete {name}{scope} --project={project}"
     delete = f"./fab sweep --stack {stack} --delete" if kind in SWEPT else by_hand
+    delete = f"./fab down --stack {stack}" if kind == "instances" else delete  # a sweep spares a VM
     return (
         f"{name} ({kind}) is there, but not in this state. If it is of a run that was cut off: {delete}, then again. "
         "If it is somebody else's (the sweep shows whose): give your stack another name"

@@ -36,7 +36,8 @@ def begin(project: str, region: str) -> list[str]:
         missing = {key: value for key, value in {**declared, "gcp:project": project, **place}.items() if key not in told}
         read_settings(stack, {**told, **missing})
         files[stack] = missing
-    return [*(_write(stack, missing) for stack, missing in files.items()), *_passphrase()]
+    passphrase = _passphrase()  # first: it may be refused
+    return [*(_write(stack, missing) for stack, missing in files.items()), *passphrase]
 
 
 def _place(kind: str, region: str) -> dict[str, str]:
@@ -60,12 +61,20 @@ def _write(stack: str, missing: dict[str, object]) -> str:
 
 
 def _passphrase() -> list[str]:
-    """A file with a passphrase, where none is told; Pulumi encrypts with it what is secret in its state."""
+    """A file with a passphrase, where none is told; Pulumi encrypts with it what is secret in its state.
+
+    Raises: Refused if it is a link to a file that is not there, which may have the passphrase elsewhere.
+    """
     if any(os.environ.get(variable) for variable in PASSPHRASE_VARIABLES):
         return []
     file = PASSPHRASE_FILE.expanduser()
     lines = []
     if not file.exists():
+        if file.is_symlink():
+            raise Refused(
+                f"{PASSPHRASE_FILE}: a link to {file.readlink()}, which is not there; bring that file back, or, if no state needs "
+                f"it: rm {PASSPHRASE_FILE}"
+            )
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
             out.write(secrets.token_urlsafe(32) + "\n")
         lines.append(f"{PASSPHRASE_FILE}: a new passphrase, readable by you alone; keep a copy: Pulumi's state needs it")

@@ -31,7 +31,7 @@ def told_by(stack: str) -> dict[str, Any]:
         return {str(key): value for key, value in config.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, yaml.YAMLError, AttributeError) as error:
+    except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
         raise Refused(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
 
 
@@ -50,10 +50,11 @@ def project_of(stack: str | None) -> str:
 
 
 def our_buckets(project: str) -> frozenset[str]:
-    """The buckets of this installation in a project: those that the files of its storage stacks name, or the usual one.
+    """The buckets of this installation in a project: as the files of its storage stacks say; without any such file the usual.
 
     A bucket's name is the world's only one, so it says whose a machine is: it stands in a label of everything that is rented.
+    Empty for a project of which the storage stacks here say nothing: what is there is not of this installation.
     """
-    files = [told_by(name) for name in stack_names()]
-    storage = [told for told in files if told.get(f"{PROJECT}:kind") == "storage" and told.get("gcp:project", project) == project]
-    return frozenset(str(told.get(f"{PROJECT}:bucket") or f"{project}-{PROJECT}") for told in storage or [{}])
+    storage = [told for told in map(told_by, stack_names()) if told.get(f"{PROJECT}:kind") == "storage"] or [{}]
+    mine = [told for told in storage if told.get("gcp:project", project) == project]
+    return frozenset(str(told.get(f"{PROJECT}:bucket") or f"{project}-{PROJECT}") for told in mine)

@@ -95,7 +95,7 @@ def _day(text: str | None) -> datetime | None:
         "stack": "only what belongs to this stack, such as l4 (default: everything of the project)",
         "project": "project of Google Cloud, such as my-cells (default: the one of the stack)",
         "delete": "delete what was found, after a question; never what is not of this installation (default: list it)",
-        "without-sync": "with --delete: also machines that run, whatever is on their disks (default: these stay)",
+        "without-sync": "with --delete: also machines, on or off, whatever is on their disks (default: these stay)",
     }
 )
 @plain_refusals
@@ -140,18 +140,20 @@ def _listed(project: str, stack: str | None) -> list[Billed]:
 
 
 def _is_held(item: Billed, items: list[Billed]) -> bool:
-    """Whether it is of a machine that runs: a run may be on it whose last results are nowhere else."""
-    return item.stack in {other.stack for other in items if other.ours and other.kind == "VM" and other.status in RUNNING}
+    """Whether it is of a machine that exists, on or off: results may be on its disks that are nowhere else."""
+    return item.stack in {other.stack for other in items if other.ours and other.kind == "VM"}
 
 
 def _way_out(items: list[Billed], again: str) -> str:
-    running = [item for item in items if item.ours and item.kind == "VM" and item.status in RUNNING]
-    held = [item for item in items if item.ours and item.costs and not _is_held(item, items)]
-    words = [f"./fab sweep{again} --delete removes them"] if held else []
+    machines = [item for item in items if item.ours and item.kind == "VM"]
+    free = [item for item in items if item.ours and item.costs and not _is_held(item, items)]
+    words = [f"./fab sweep{again} --delete removes them"] if free and not machines else []
+    words += [f"./fab sweep{again} --delete removes what is of no machine"] if free and machines else []
     words += [
-        f"{vm.name} runs, and a run may be on it: ./fab down --stack {vm.stack} brings its results to the bucket and removes it "
+        f"{vm.name} {'runs, and a run may be on it' if vm.status in RUNNING else f'is {vm.status}, and results may be on it'}: "
+        f"./fab down --stack {vm.stack} brings its results to the bucket and removes it "
         f"(with what is on its disk: ./fab sweep --stack {vm.stack} --delete --without-sync)"
-        for vm in running
+        for vm in machines
     ]
     return "; ".join(words)
 

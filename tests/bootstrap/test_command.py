@@ -1,12 +1,16 @@
 """Words of `./fab` that mean nothing: what is accepted stands in one line, and the exit code is that of wrong input."""
 
+import io
+import os
+import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 import fabfile
-from bootstrap import command
+from bootstrap import command, streams
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,3 +63,32 @@ def test_an_option_without_its_value(fab):
 
 def test_a_core_option_that_there_is_not(fab):
     assert fab("--nonsense")[0] == 2
+
+
+def test_a_terminal_without_the_character_is_written_to_all_the_same():
+    code = """
+import sys
+from bootstrap import command, streams
+sys.argv = ["fab", "--version"]
+try:
+    command.main()
+except SystemExit:
+    streams.show([sys.executable, "-c", "import sys; sys.stdout.buffer.write(bytes([195, 169]) * 3)"])
+"""
+    env = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.endswith("\\xe9\\xe9\\xe9"), done.stderr
+
+
+def test_what_cannot_be_written_is_read_to_the_end(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    program = "import sys; sys.stdout.buffer.write(bytes([195, 169]) * 500_000)"  # more than a pipe holds
+    ended = []
+    thread = Thread(target=lambda: ended.append(streams.show([sys.executable, "-c", program]).code), daemon=True)
+
+    thread.start()
+    thread.join(30)
+
+    assert ended == [0]

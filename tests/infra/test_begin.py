@@ -41,6 +41,14 @@ def test_it_writes_whole_settings_in_the_region_that_is_said(project):
     assert our_buckets("my-cells") == {"my-cells-incubator"}
 
 
+def test_in_a_project_of_no_storage_stack_here_nothing_is_ours(project):
+    assert our_buckets("another") == {"another-incubator"}  # a second laptop without files
+
+    begin("my-cells", "europe-west4")
+
+    assert our_buckets("another") == frozenset()
+
+
 def test_git_ignores_them():
     assert "/configs/stacks/Pulumi.*.yaml" in (ROOT / ".gitignore").read_text().splitlines()
 
@@ -58,6 +66,23 @@ def test_a_passphrase_is_made_once_for_its_owner_alone(project):
     assert file.read_text() == passphrase
     assert again[:-1] == [f"configs/stacks/Pulumi.{stack}.yaml: kept as it is" for stack in ("cpu", "l4-spot", "l4", "storage")]
     assert again[-1].endswith("export PULUMI_CONFIG_PASSPHRASE_FILE=~/.pulumi-passphrase")
+
+
+def test_a_passphrase_file_that_is_a_dangling_link_is_refused_before_anything_is_written(project):
+    PASSPHRASE_FILE.expanduser().symlink_to(project / "stick" / "passphrase")
+
+    with pytest.raises(Refused, match=r"~/.pulumi-passphrase: a link to .*stick/passphrase, which is not there"):
+        begin("my-cells", "us-central1")
+
+    assert stack_names() == []
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_a_file_in_another_encoding_is_named(project, encoding):
+    (project / "configs" / "stacks" / "Pulumi.l4.yaml").write_text("config:\n  incubator:owner: Zo\u00eb\n", encoding=encoding)
+
+    with pytest.raises(Refused, match=r"configs/stacks/Pulumi.l4.yaml: not the YAML of a stack: 'utf-8' codec"):
+        told_by("l4")
 
 
 def test_where_a_passphrase_is_told_none_is_made(project, monkeypatch):

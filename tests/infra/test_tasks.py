@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from infra import tasks
 from infra.policy import INSTANCE
+from infra.refusal import Failed
+from infra.sweep import Billed
+from tests.tools.stand_in_cloud.by_hand import put_machine
 from tests.tools.stand_in_cloud.place import Place
+from tests.tools.stand_in_cloud.rest_resources import lister
+from tests.tools.stand_in_cloud.world import DISK, World
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
@@ -241,6 +247,30 @@ def test_sweep_lists_what_costs_and_deletes_only_on_a_whole_yes(typed):
     nothing = fab("sweep", "--stack", "l4")
     assert nothing.returncode == 0
     assert "Nothing of stack l4 costs money" in nothing.stdout
+
+
+@pytest.mark.parametrize("status", ["TERMINATED", "SUSPENDED", "A-STATUS-TO-COME"])
+def test_a_machine_that_is_off_is_spared_with_its_disks_unless_that_is_meant(tmp_path, monkeypatch, capsys, status):
+    world, deleted = World.create(tmp_path / "world.json"), list[Billed]()
+    with world.edit() as state:
+        put_machine(state, status=status)
+        put_machine(state, "old", public=True)
+        for key in [key for key, one in state["resources"].items() if key.endswith("/incubator-old") and one["type"] != DISK]:
+            del state["resources"][key]
+    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
+    monkeypatch.setattr(tasks, "delete", deleted.extend)
+    monkeypatch.setattr("builtins.input", lambda question: "yes")
+
+    with pytest.raises(Failed) as told:
+        tasks.sweep_up("demo-project", None, and_delete=True)
+
+    assert {item.name for item in deleted} == {"incubator-old", "incubator-old-data"}
+    assert "incubator-l4 " in str(told.value)
+    assert ": ./fab down --stack l4 brings its results to the bucket and removes it" in str(told.value)
+    assert "--delete removes them" not in str(told.value)
+    with pytest.raises(Failed):
+        tasks.sweep_up("demo-project", "l4", and_delete=True, without_sync=True)
+    assert {"incubator-l4", "incubator-l4-data"} <= {item.name for item in deleted}
 
 
 def test_the_programs_bring_no_torch():
