@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from training.bucket.bucket import Bucket, Stored, open_bucket
 from training.checkpoints.lease import STALE_AFTER, lease_in
@@ -17,6 +17,9 @@ from training.supervision.state import FINAL, State, state_of
 from training.untrusted import single_name
 
 AT_ONCE = 8
+POWER_OFF_WITHIN = timedelta(minutes=10)
+"""From a machine's last word to the stop of its VM: the guard takes at most 3 minutes to write it and to power off, systemd ends
+services within 90 s, then Google notices. A VM that stopped later may have run something meanwhile that the word does not know."""
 Objects = dict[str, Stored]
 
 
@@ -48,11 +51,12 @@ def log_in(url: str, name: str | None, lines: int) -> str:
     return "\n".join(text.decode(errors="replace").splitlines()[-lines:] if lines else [])
 
 
-def prove(url: str, machine: str, since: datetime) -> list[str]:
+def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[str]:
     """Whether destroying a machine that is off loses nothing; what was compared, a line a run.
 
-    The machine's last word must be younger than the last start of its VM (`since`). Of each run, the machine itself has compared
-    its disk with what was sent, file by file; here the bucket is compared with the manifest of the newest checkpoint.
+    The machine's last word must be of the time after the last start of its VM (`since`), right before it was `stopped`.
+    Of each run, the machine itself has compared its disk with what was sent, file by file; here the bucket is compared with the
+    manifest of the newest checkpoint.
 
     Raises: Failed with all that is not proven; as Bucket's methods do.
     """
@@ -65,6 +69,11 @@ def prove(url: str, machine: str, since: datetime) -> list[str]:
         raise Failed(
             f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was started after that, at {_moment(since)}: "
             "what it did since is not known"
+        )
+    if not said <= stopped <= said + POWER_OFF_WITHIN:
+        raise Failed(
+            f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was stopped at {_moment(stopped)} (accepted: "
+            f"at most {POWER_OFF_WITHIN.seconds // 60} minutes after the word): what it did in between is not known"
         )
     lines, missing = [], [f"{path} belongs to no job, and is on its disk alone" for path in word.strays]
     for job in word.jobs:
