@@ -5,8 +5,9 @@ from pathlib import Path
 
 from training.refusal import Refused
 
-ACCEPTED_NAME = "letters, digits and ._=-, the first a letter or a digit, at most 100 characters"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")  # as `name` in config.py
+NAME_LENGTH = 100
+ACCEPTED_NAME = f"letters, digits and ._=-, the first a letter or a digit, at most {NAME_LENGTH} characters"
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._=-]{{0,{NAME_LENGTH - 1}}}")  # as `name` in config.py
 
 
 def file_below(name: str, source: str) -> str:
@@ -58,9 +59,14 @@ def single_name(name: str, source: str) -> str:
 
     Raises: Refused for any other.
     """
-    if not _NAME.fullmatch(name):
+    if not is_single_name(name):
         raise Refused(f"{source}: {escaped(name)!r} is no name of a run (accepted: {ACCEPTED_NAME})")
     return name
+
+
+def is_single_name(name: str) -> bool:
+    """Whether `single_name` accepts a name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def escaped(text: str, keep: str = "") -> str:

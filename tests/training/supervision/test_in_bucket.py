@@ -1,6 +1,7 @@
 """What the bucket tells of runs whose machine is off: how they stand, their log, and whether all of the machine is there."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,12 @@ from tests.tools.pushed_run import push_finished_run
 from tests.training.supervision.conftest import REPOSITORY, until
 from training.checkpoints.manifest import MANIFEST
 from training.refusal import Failed, Refused
+from training.supervision.bucket_side import runs_in
 from training.supervision.idle import IdleRule, read_idle_state, write_rule
 from training.supervision.in_bucket import log_in, prove, status_in
 from training.supervision.job import JobPaths, own_command
 from training.supervision.last_word import say_last_word
+from training.supervision.report import as_json, from_json
 
 BEFORE = datetime.now(UTC) - timedelta(hours=1)
 GUARD = "import sys; from pathlib import Path; from training.supervision.guard import guard; guard(Path(sys.argv[1]), 0.05)"
@@ -67,6 +70,42 @@ def test_what_is_no_run_is_passed_over_and_a_broken_one_is_told(pushed, bucket):
     say_last_word(pushed.root)
 
     assert [(job.name, job.phase) for job in status_in(bucket).jobs] == [("job", "finished"), ("other", "unknown")]
+
+
+START = {"time": "2026-11-21T00:00:00+00:00", "seconds": -5.0}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("job/state.json", json.dumps({"phase": "finished", "starts": [START]}), r"run_seconds: -5\.0: Input should be greater"),
+        ("progress.json", json.dumps({"step": -3, "total_steps": -1}), r"total_steps: -1: Input should be greater"),
+        ("job/state.json", " " * (16 * 2**20 + 1), "is larger than 16 MiB"),
+    ],
+)
+def test_one_broken_run_hides_no_other(pushed, bucket, file, text, said):
+    bad = in_bucket(bucket).parent / "bad" / file
+    bad.parent.mkdir(parents=True)
+    bad.write_text(text)
+    (in_bucket(bucket).parent / "bad" / "run.json").write_text("{}")
+
+    found = from_json(as_json(status_in(bucket)))  # as the laptop reads it
+
+    assert [(job.name, job.phase) for job in found.jobs] == [("bad", "broken"), ("job", "finished")]
+    assert re.search(said, found.jobs[0].reason)
+
+
+def test_names_that_are_none_hide_no_run(pushed, bucket):
+    runs = in_bucket(bucket).parent
+    for name in ("x" * 101, "a\nb"):
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text("{}")
+    (runs / "job" / "line\nbreak").write_text("")
+    say_last_word(pushed.root)
+
+    assert runs_in(bucket) == ["job"]
+    assert [job.name for job in status_in(bucket).jobs] == ["job"]
+    assert len(proven(bucket)) == 2
 
 
 def test_the_end_of_a_log(pushed, bucket):
