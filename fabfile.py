@@ -71,7 +71,7 @@ def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> No
         wrong = "the VM is gone, its data disk may not be"
         way = f"For a VM to it: ./fab up --stack {stack}, then ./fab down --stack {stack}"
     else:
-        wrong = not_proven(machine, vm.started)
+        wrong = not_proven(machine, vm)
         way = f"The VM is {vm.status}. To start it, so that it brings the rest: {machine.start}; then ./fab down --stack {stack}"
     if wrong:
         raise Refused(

@@ -1,12 +1,11 @@
 """The last word over SSH before a machine is given back: bring what is only on its disk to the bucket."""
 
-from datetime import datetime
-
 from bootstrap.connection import connect, in_a_line
 from bootstrap.machine import rented
 from bootstrap.off import ask_bucket
 from infra.outputs import DATA, LAST_SYNC_HOOK, RUNS, MachineOutputs
 from infra.refusal import Failed, Refused
+from infra.vm import Vm
 
 CONNECT_SECONDS = 60
 # Nothing to bring is said only where it is sure: the disk is mounted, no bootstrap has left its hook on it, and no run its folder.
@@ -20,18 +19,20 @@ done
 """
 
 
-def not_proven(machine: MachineOutputs, started: datetime | None) -> str | None:
+def not_proven(machine: MachineOutputs, vm: Vm) -> str | None:
     """Whether the bucket has everything of a machine that is off; what was compared is printed.
-
-    `started` is the last start of its VM.
 
     Returns: what is not proven, or None if all is.
     """
     print(f"-> {machine.name} is off: its last word is compared with what gs://{machine.bucket} has", flush=True)
-    if started is None:
-        return "Google does not tell when its VM was started"
+    if vm.started is None or vm.stopped is None:
+        return "Google does not tell when its VM was started and stopped"
     try:
-        print(ask_bucket("prove", f"gs://{machine.bucket}", machine.name, started.isoformat()), end="", flush=True)
+        print(
+            ask_bucket("prove", f"gs://{machine.bucket}", machine.name, vm.started.isoformat(), vm.stopped.isoformat()),
+            end="",
+            flush=True,
+        )
     except (Refused, Failed) as error:
         return str(error)
     return None

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from training.refusal import Refused
 
-ACCEPTED_NAME = "letters, digits and ._=-, the first a letter or a digit, at most 100 characters"
+NAME_LENGTH = 100
+ACCEPTED_NAME = f"letters, digits and ._=-, the first a letter or a digit, at most {NAME_LENGTH} characters"
 REPOSITORY = frozenset({".git", "head"})
 """What makes a folder a repository of git, in any case of letters: git in it runs what its config says (core.fsmonitor)."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]{0,99}")  # as `name` in config.py
+_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._=-]{{0,{NAME_LENGTH - 1}}}")  # as `name` in config.py
 
 
 def file_below(name: str, source: str) -> str:
@@ -61,9 +62,14 @@ def single_name(name: str, source: str) -> str:
 
     Raises: Refused for any other.
     """
-    if not _NAME.fullmatch(name):
+    if not is_single_name(name):
         raise Refused(f"{source}: {escaped(name)!r} is no name of a run (accepted: {ACCEPTED_NAME})")
     return name
+
+
+def is_single_name(name: str) -> bool:
+    """Whether `single_name` accepts a name."""
+    return _NAME.fullmatch(name) is not None
 
 
 def escaped(text: str, keep: str = "") -> str:

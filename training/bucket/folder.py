@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
+from typing import BinaryIO
 
 from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
 from training.bucket.local_files import ARRIVING, BLOCK, md5_of, whole_file
@@ -16,6 +17,22 @@ from training.refusal import Failed, Refused
 from training.untrusted import file_below, is_file_below, path_below
 
 _MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
+"""Of an open: not there, below a file, a link, a socket."""
+
+
+def _opened(path: Path) -> BinaryIO | None:
+    """A regular file to read; None for anything else: to open a pipe would wait for ever for who writes it."""
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError as error:
+        if error.errno in _NO_FILE:
+            return None
+        raise
+    if not S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        return None
+    return os.fdopen(number, "rb")
 
 
 class FolderBucket(Bucket):
@@ -42,11 +59,10 @@ class FolderBucket(Bucket):
         """One file."""
         path = self._path(name)
         with self._plainly():
-            try:
-                with path.open("rb") as file:
-                    content = file.read(READ_LIMIT + 1)
-            except FileNotFoundError:
+            if (file := _opened(path)) is None:
                 return None
+            with file:
+                content = file.read(READ_LIMIT + 1)
         if len(content) > READ_LIMIT:
             raise Refused(f"{self.url}/{name}: is larger than {READ_LIMIT >> 20} MiB, and is to be read into memory")
         return content
@@ -65,17 +81,16 @@ class FolderBucket(Bucket):
 
     def upload(self, path: Path, name: str) -> None:
         """A copy under another name, then the name."""
-        with path.open("rb") as content, self._plainly(), whole_file(self._path(name)) as file:
-            shutil.copyfileobj(content, file, BLOCK)
+        with path.open("rb") as content:
+            self._receive(content, name)
 
     def download(self, name: str, stored: Stored, path: Path) -> None:
         """A copy under another name; its MD5 is compared."""
         source, md5 = self._path(name), hashlib.md5(usedforsecurity=False)
         with self._plainly():
-            try:
-                content = source.open("rb")
-            except FileNotFoundError:
-                raise Changed(f"{self.url}/{name}: was removed meanwhile") from None
+            content = _opened(source)
+        if content is None:
+            raise Changed(f"{self.url}/{name}: was removed meanwhile")
         with content, whole_file(path) as file:
             while block := content.read(BLOCK):
                 md5.update(block)
@@ -87,10 +102,12 @@ class FolderBucket(Bucket):
 
     def copy_object(self, name: str, to: str) -> None:
         """A copy under another name, then the name."""
-        try:
-            self.upload(self._path(name), to)
-        except FileNotFoundError:
-            raise Changed(f"{self.url}/{name}: was removed meanwhile") from None
+        with self._plainly():
+            content = _opened(self._path(name))
+        if content is None:
+            raise Changed(f"{self.url}/{name}: was removed meanwhile")
+        with content:
+            self._receive(content, to)
 
     def remove(self, names: Iterable[str], generation: int | None = None) -> None:
         """Folders that are empty then go too."""
@@ -108,6 +125,10 @@ class FolderBucket(Bucket):
                 (self.folder / name).unlink(missing_ok=True)
                 self._remove_empty((self.folder / name).parent)
         super().send(folder, prefix, skip)
+
+    def _receive(self, content: BinaryIO, name: str) -> None:
+        with self._plainly(), whole_file(self._path(name)) as file:
+            shutil.copyfileobj(content, file, BLOCK)
 
     def _names(self, prefix: str, arriving: bool) -> Iterator[str]:
         """Names of the regular files below a prefix that are whole, or of those that are still `arriving`."""

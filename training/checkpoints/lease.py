@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from training.bucket.bucket import Bucket, Changed, open_bucket
+from training.bucket.bucket import Bucket, Changed, Stored, open_bucket
 from training.refusal import Refused
 from training.untrusted import escaped, single_name
 
@@ -40,17 +40,20 @@ def claim_in(bucket: Bucket, name: str, holder: str, take_over: bool = False) ->
     """`claim`, in a bucket that is open.
 
     Returns: whether it was this holder's already.
+    Raises: as `claim`; Changed if others write it again and again.
     """
     stored = bucket.about(_lease(name))
     if take_over:
         before = None
     else:
         before = _refuse_other(bucket, name, holder) if stored is not None else None
-    now = datetime.now(UTC).isoformat(timespec="seconds")
     try:
-        bucket.write(_lease(name), json.dumps({"holder": holder, "renewed": now}).encode(), stored.generation if stored else 0)
+        _write(bucket, name, holder, stored)
     except Changed:
-        _refuse_other(bucket, name, holder)
+        stored = bucket.about(_lease(name))
+        if _refuse_other(bucket, name, holder) != holder:  # removed meanwhile: nothing of ours is there
+            _write(bucket, name, holder, stored)
+            return False
     return before == holder
 
 
@@ -68,6 +71,11 @@ def release_in(bucket: Bucket, name: str, holder: str) -> None:
     if stored is not None and lease_in(bucket, name)[0] == holder:
         with suppress(Changed):
             bucket.remove([_lease(name)], stored.generation)
+
+
+def _write(bucket: Bucket, name: str, holder: str, replaces: Stored | None) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    bucket.write(_lease(name), json.dumps({"holder": holder, "renewed": now}).encode(), replaces.generation if replaces else 0)
 
 
 def _refuse_other(bucket: Bucket, name: str, holder: str) -> str:

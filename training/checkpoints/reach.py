@@ -1,5 +1,6 @@
 """How far a run is, on a disk and in its bucket: a machine that comes back does not overwrite a run that went on elsewhere."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from training.bucket.bucket import Bucket, Stored
 from training.checkpoints.manifest import MANIFEST, Manifest, complete_checkpoints, folder_of, manifest_of
-from training.untrusted import escaped
+from training.untrusted import NAME_LENGTH, escaped
 
 log = logging.getLogger(__name__)
 
@@ -108,12 +109,21 @@ def set_aside(bucket: Bucket, prefix: str, theirs: str | None, objects: dict[str
     begins with them, and run.json goes last: a kill in between leaves what the next round can finish.
     """
     time = str(json.loads(theirs).get("time", "unknown") if theirs else "unknown")
-    aside = f"{prefix}.begun-{''.join(c for c in time[:19] if c.isascii() and c.isalnum()) or 'unknown'}"
+    aside = _name_aside(prefix, time)
     log.warning("%s/%s is of another beginning of this run; it is kept as %s", bucket.url, prefix, aside)
     lease, run_json = f"{prefix}/lease.json", f"{prefix}/run.json"
     bucket.copy(sorted(objects.keys() - {lease}, key=lambda name: (name.endswith(f"/{MANIFEST}"), name)), prefix, aside)
     remove_manifests_first(bucket, (name for name in objects if name not in (lease, run_json)))
     bucket.remove([run_json])
+
+
+def _name_aside(prefix: str, time: str) -> str:
+    """A name of a run, too: of a long one the end gives way to a hash, which tells it from others that begin alike."""
+    above, _, name = prefix.rpartition("/")
+    end = f".begun-{''.join(c for c in time[:19] if c.isascii() and c.isalnum()) or 'unknown'}"
+    if len(name + end) > NAME_LENGTH:
+        end = f"-{hashlib.sha256(name.encode()).hexdigest()[:8]}{end}"
+    return f"{above}/{name[: NAME_LENGTH - len(end)]}{end}"
 
 
 def remove_manifests_first(bucket: Bucket, names: Iterable[str]) -> None:

@@ -89,13 +89,15 @@ def _add_bucket_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser
     one.add_argument("url", metavar="URL")
     one.add_argument("name", metavar="NAME", nargs="?")
     one.add_argument("--lines", type=int, default=50, help="so many, from the end (default: %(default)s)")
-    verbs.add_parser("last-word", help="write to the bucket how everything stands, before the machine is powered off")
+    one = verbs.add_parser("last-word", help="write to the bucket how everything stands, before the machine is powered off")
+    one.add_argument("--remove", action="store_true", help="remove it there: the machine is on after all")
     one = verbs.add_parser("prove", help="whether all of a machine that is off is in its bucket; exit code 1 if that is not proven")
     one.add_argument("url", metavar="URL")
     one.add_argument("machine", metavar="MACHINE")
     one.add_argument(
-        "since", type=datetime.fromisoformat, metavar="TIME", help="when its VM was last started, ISO 8601 with a zone"
+        "since", type=datetime.fromisoformat, metavar="STARTED", help="when its VM was last started, ISO 8601 with a zone"
     )
+    one.add_argument("stopped", type=datetime.fromisoformat, metavar="STOPPED", help="when it was last stopped")
 
 
 def _say(text: str, stream: TextIO | None = None) -> None:
@@ -218,16 +220,16 @@ def _bucket_log(chosen: argparse.Namespace) -> int:
 
 
 def _last_word(chosen: argparse.Namespace) -> int:
-    from training.supervision.last_word import say_last_word
+    from training.supervision.last_word import say_last_word, take_back_last_word
 
-    _say(say_last_word(chosen.root))
+    _say(take_back_last_word(chosen.root) if chosen.remove else say_last_word(chosen.root))
     return 0
 
 
 def _prove(chosen: argparse.Namespace) -> int:
     from training.supervision.in_bucket import prove
 
-    _say("\n".join(prove(chosen.url, chosen.machine, chosen.since)))
+    _say("\n".join(prove(chosen.url, chosen.machine, chosen.since, chosen.stopped)))
     return 0
 
 

@@ -18,8 +18,9 @@ from training.checkpoints.reach import NO_STEP, Reach, older_than, reach_in_buck
 from training.refusal import Failed, Refused
 from training.supervision.begun import holds_files
 from training.supervision.hang import HangWatch
-from training.supervision.job import NAME, Job, JobPaths, own_command
+from training.supervision.job import Job, JobPaths, own_command
 from training.supervision.processes import end_child, has_ended, reap, start_child, tell, wait_until, write_pid_file
+from training.untrusted import is_single_name
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,8 @@ KILL_SECONDS = 10.0
 
 def runs_in(url: str) -> list[str]:
     """Names of the runs that a bucket has; what is no name of a run is passed over."""
-    found = (re.fullmatch(rf"runs/({NAME[1:-1]})/run\.json", name) for name in open_bucket(url).listing("runs"))
-    return sorted(match[1] for match in found if match)
+    found = (re.fullmatch(r"runs/([^/]+)/run\.json", name) for name in open_bucket(url).listing("runs", pass_over=True))
+    return sorted(match[1] for match in found if match and is_single_name(match[1]))
 
 
 class BucketSide:

@@ -1,34 +1,43 @@
 """How runs stand by what their bucket has: for when their machine is off or gone. Works on any computer."""
 
+import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 
-from training.bucket.bucket import Bucket, Stored, open_bucket
+from pydantic import TypeAdapter, ValidationError
+
+from training.bucket.bucket import Bucket, Damaged, Stored, open_bucket
 from training.checkpoints.lease import STALE_AFTER, lease_in
 from training.checkpoints.manifest import Manifest
 from training.checkpoints.progress_file import progress_of
 from training.checkpoints.reach import manifests_in_bucket
+from training.protocol import LINE, brief
 from training.refusal import Failed, Refused
 from training.supervision.bucket_side import runs_in
 from training.supervision.last_word import last_word
 from training.supervision.report import FORMAT, JobStatus, Status
 from training.supervision.state import FINAL, State, state_of
-from training.untrusted import single_name
+from training.untrusted import escaped, is_single_name
 
 AT_ONCE = 8
+POWER_OFF_WITHIN = timedelta(minutes=10)
+"""From a machine's last word to the stop of its VM: the guard takes at most 3 minutes to write it and to power off, systemd ends
+services within 90 s, then Google notices. A VM that stopped later may have run something meanwhile that the word does not know."""
 Objects = dict[str, Stored]
+_JOB = TypeAdapter(JobStatus)
 
 
 def status_in(url: str) -> Status:
-    """Each run of a bucket, with what was known when it was last pushed.
+    """Each run of a bucket, with what was known when it was last pushed; one whose files say what cannot be is `broken`.
 
     Raises: as Bucket's methods do.
     """
     bucket = open_bucket(url)
-    objects = _by_run(bucket.listing("runs"))
+    objects = _by_run(bucket.listing("runs", pass_over=True))
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        jobs = tuple(pool.map(lambda name: _job(bucket, name, objects[name]), sorted(objects)))
+        jobs = tuple(pool.map(lambda name: _job_or_broken(bucket, name, objects[name]), sorted(objects)))
     return Status(FORMAT, datetime.now(UTC).isoformat(timespec="seconds"), jobs)
 
 
@@ -48,11 +57,12 @@ def log_in(url: str, name: str | None, lines: int) -> str:
     return "\n".join(text.decode(errors="replace").splitlines()[-lines:] if lines else [])
 
 
-def prove(url: str, machine: str, since: datetime) -> list[str]:
+def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[str]:
     """Whether destroying a machine that is off loses nothing; what was compared, a line a run.
 
-    The machine's last word must be younger than the last start of its VM (`since`). Of each run, the machine itself has compared
-    its disk with what was sent, file by file; here the bucket is compared with the manifest of the newest checkpoint.
+    The machine's last word must be of the time after the last start of its VM (`since`), right before it was `stopped`.
+    Of each run, the machine itself has compared its disk with what was sent, file by file; here the bucket is compared with the
+    manifest of the newest checkpoint.
 
     Raises: Failed with all that is not proven; as Bucket's methods do.
     """
@@ -65,6 +75,11 @@ def prove(url: str, machine: str, since: datetime) -> list[str]:
         raise Failed(
             f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was started after that, at {_moment(since)}: "
             "what it did since is not known"
+        )
+    if not said <= stopped <= said + POWER_OFF_WITHIN:
+        raise Failed(
+            f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was stopped at {_moment(stopped)} (accepted: "
+            f"at most {POWER_OFF_WITHIN.seconds // 60} minutes after the word): what it did in between is not known"
         )
     lines, missing = [], [f"{path} belongs to no job, and is on its disk alone" for path in word.strays]
     for job in word.jobs:
@@ -90,7 +105,7 @@ def _compared(job: JobStatus, url: str) -> str:
     if not job.is_safe:
         raise Failed(f"{job.name} ({job.phase}, step {job.step}): not everything was in {job.bucket} when the machine went off")
     bucket, prefix = open_bucket(job.bucket), f"runs/{job.name}"
-    objects = bucket.listing(prefix)
+    objects = bucket.listing(prefix, pass_over=True)
     files = ["job/state.json", *(["run.json"] if job.step else []), *(["model.pt"] if job.phase == "finished" else [])]
     gone = [name for name in files if f"{prefix}/{name}" not in objects]
     there = dict(manifests_in_bucket(bucket, f"{prefix}/checkpoints", objects))
@@ -112,14 +127,19 @@ def _by_run(objects: Objects) -> dict[str, Objects]:
     found: dict[str, Objects] = defaultdict(dict)
     for name, stored in objects.items():
         found[name.split("/")[1]][name] = stored
-    return {run: of_it for run, of_it in found.items() if f"runs/{run}/run.json" in of_it and _is_name(run)}
+    return {run: of_it for run, of_it in found.items() if f"runs/{run}/run.json" in of_it and is_single_name(run)}
 
 
-def _is_name(text: str) -> bool:
+def _job_or_broken(bucket: Bucket, name: str, objects: Objects) -> JobStatus:
+    """As the laptop will read it: what it would refuse hides no other run."""
     try:
-        return bool(single_name(text, "bucket"))
-    except Refused:
-        return False
+        return _JOB.validate_json(json.dumps(asdict(_job(bucket, name, objects))))
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        wrong = f"{'.'.join(map(str, found['loc']))}: {brief(found['input'])}: {brief(found['msg'])}"
+    except (ValueError, OverflowError, Damaged) as error:  # too large to read, a link, a time that is none
+        wrong = escaped(str(error))
+    return JobStatus(name, "broken", f"what the bucket has of it cannot be read: {wrong}"[:LINE], bucket=bucket.url)
 
 
 def _job(bucket: Bucket, name: str, objects: Objects) -> JobStatus:

@@ -3,12 +3,14 @@
 While the VM is off, nobody can ask its disk. `fab down` reads this word instead, and compares it with the bucket (`in_bucket.py`).
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.bucket.bucket import Bucket, open_bucket
-from training.protocol import Count, Line, Name, read_message
-from training.refusal import Refused
+from training.protocol import Count, Line, Name, read_message, remedy
+from training.refusal import Failed, Refused
+from training.supervision.report import FORMAT as REPORT_FORMAT
 from training.supervision.report import Status, as_json, from_json
 from training.supervision.status import status
 from training.untrusted import single_name
@@ -39,22 +41,48 @@ def say_last_word(root: Path) -> str:
     Returns: where it was written.
     Raises: Refused without machine.json; Failed if that is none; as Bucket's methods do.
     """
-    file = place_file(root)
-    if not file.exists():
-        raise Refused(f"{file}: no such file: this machine has no name that `fab down` asks for; ./fab bootstrap writes it")
-    place = read_message(Place, file.read_text(encoding="utf-8"), str(file), FORMAT)
+    place = _place(root)
     bucket = open_bucket(place.bucket)
     bucket.write(_name(place.name), as_json(status(root)).encode())
+    return f"{bucket.url}/{_name(place.name)}"
+
+
+def take_back_last_word(root: Path) -> str:
+    """Remove it, if it is there: the machine is on after all.
+
+    Returns: where it was.
+    Raises: as `say_last_word`.
+    """
+    place = _place(root)
+    bucket = open_bucket(place.bucket)
+    bucket.remove([_name(place.name)])
     return f"{bucket.url}/{_name(place.name)}"
 
 
 def last_word(bucket: Bucket, machine: str) -> Status | None:
     """What a machine wrote last; None if it never did.
 
-    Raises: Failed if that cannot be read; as Bucket's methods do.
+    A disk is destroyed by it, so what it does not say has no default, and what a newer format means is not guessed.
+
+    Raises: Failed if that cannot be read, is of a newer format, or does not name jobs and strays; as Bucket's methods do.
     """
-    text = bucket.read(_name(machine))
-    return None if text is None else from_json(text.decode(errors="replace"), f"{bucket.url}/{_name(machine)}")
+    content = bucket.read(_name(machine))
+    if content is None:
+        return None
+    text, source = content.decode(errors="replace"), f"{bucket.url}/{_name(machine)}"
+    word = from_json(text, source)
+    if word.format > REPORT_FORMAT:
+        raise Failed(f"{source}: {remedy(text, REPORT_FORMAT)}")
+    if lacking := [field for field in ("jobs", "strays") if field not in json.loads(text)]:
+        raise Failed(f"{source}: is no last word of a machine: it lacks {' and '.join(lacking)}")
+    return word
+
+
+def _place(root: Path) -> Place:
+    file = place_file(root)
+    if not file.exists():
+        raise Refused(f"{file}: no such file: this machine has no name that `fab down` asks for; ./fab bootstrap writes it")
+    return read_message(Place, file.read_text(encoding="utf-8"), str(file), FORMAT)
 
 
 def _name(machine: str) -> str:

@@ -83,6 +83,29 @@ def test_links_and_pipes_in_a_bucket_are_no_objects(tmp_path):
                 act(name)
 
 
+def test_what_is_no_file_is_read_as_absent_and_not_waited_for(tmp_path):
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    code = (
+        "import sys; from pathlib import Path; from training.bucket.bucket import Changed, Stored, open_bucket\n"
+        "bucket = open_bucket(sys.argv[1])\n"
+        "for name in ('pipe', 'folder', 'file/below', 'none'):\n"
+        "    print(bucket.read(name))\n"
+        "    for act, given in ((bucket.download, (Stored(1, '', 1), Path(sys.argv[2]))), (bucket.copy_object, ('to',))):\n"
+        "        try:\n"
+        "            act(name, *given)\n"
+        "        except Changed:\n"
+        "            print('gone')\n"
+    )
+    words = [sys.executable, "-c", code, f"file://{tmp_path}", str(tmp_path / "target")]
+
+    done = subprocess.run(words, env={**os.environ, "PYTHONPATH": os.getcwd()}, capture_output=True, text=True, timeout=60)
+
+    assert done.stdout.split() == ["None", "gone", "gone"] * 4, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder", "pipe"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
 def test_what_the_disk_refuses_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, number):
     """A disk that is full for one process alone is rare where tests run: the flush is refused as the kernel refuses it."""

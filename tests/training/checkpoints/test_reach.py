@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from tests.training.checkpoints.conftest import Run
-from training.checkpoints.lease import claim, release
+from training.bucket.bucket import open_bucket
+from training.checkpoints.lease import claim, claim_in, release
 from training.checkpoints.push import Pusher, PushFailed, read_push_state
-from training.checkpoints.reach import Reach
+from training.checkpoints.reach import Reach, set_aside
+from training.untrusted import single_name
 
 
 def push(run, place):
@@ -135,6 +137,40 @@ def test_who_was_frozen_and_lost_the_lease_meanwhile_looks_at_the_bucket_again(r
     pusher.once()
 
     assert {name: text for name, text in contents(folder_place).items() if name != "lease.json"} == before
+
+
+@pytest.mark.parametrize("left", [None, {"holder": "another", "renewed": "2026-11-20T10:00:00+00:00"}])
+def test_a_lease_that_goes_while_it_is_renewed_is_written_again(tmp_path, monkeypatch, left):
+    bucket = open_bucket(f"file://{tmp_path}")
+    claim_in(bucket, "a", "me")
+    write, lease = bucket.write, tmp_path / "runs/a/lease.json"
+
+    def write_late(name, content, replaces=None):
+        monkeypatch.setattr(bucket, "write", write)
+        lease.unlink()
+        if left is not None:
+            lease.write_text(json.dumps(left))
+        write(name, content, replaces)
+
+    monkeypatch.setattr(bucket, "write", write_late)
+
+    was_ours = claim_in(bucket, "a", "me")
+
+    assert json.loads(lease.read_text())["holder"] == "me"
+    assert not was_ours
+
+
+def test_a_run_of_the_longest_name_is_set_aside_under_a_name_of_a_run(tmp_path):
+    bucket, names = open_bucket(f"file://{tmp_path}"), ["x" * 100, "x" * 99 + "y", "short"]
+    for name in names:
+        bucket.write(f"runs/{name}/run.json", b"{}")
+        listed = bucket.listing(f"runs/{name}")
+        set_aside(bucket, f"runs/{name}", json.dumps({"time": "2026-11-20T10:00:00+00:00"}), listed)
+
+    found = [single_name(name.split("/")[1], "bucket") for name in bucket.listing("runs")]
+
+    assert len(found) == 3
+    assert "short.begun-20261120T100000" in found
 
 
 @pytest.mark.parametrize("time", [None, 7, "x", ["a"], "2026-11-20T10:00:00", "2026-11-20T10:00:00+00:00"])

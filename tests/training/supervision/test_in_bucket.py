@@ -1,6 +1,7 @@
 """What the bucket tells of runs whose machine is off: how they stand, their log, and whether all of the machine is there."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,12 @@ from tests.tools.pushed_run import push_finished_run
 from tests.training.supervision.conftest import REPOSITORY, until
 from training.checkpoints.manifest import MANIFEST
 from training.refusal import Failed, Refused
-from training.supervision.idle import IdleRule, write_rule
+from training.supervision.bucket_side import runs_in
+from training.supervision.idle import IdleRule, read_idle_state, write_rule
 from training.supervision.in_bucket import log_in, prove, status_in
 from training.supervision.job import JobPaths, own_command
 from training.supervision.last_word import say_last_word
+from training.supervision.report import as_json, from_json
 
 BEFORE = datetime.now(UTC) - timedelta(hours=1)
 GUARD = "import sys; from pathlib import Path; from training.supervision.guard import guard; guard(Path(sys.argv[1]), 0.05)"
@@ -25,6 +28,11 @@ GUARD = "import sys; from pathlib import Path; from training.supervision.guard i
 def pushed(root, bucket) -> JobPaths:
     """A run that has finished and is in its bucket, on a machine with a name."""
     return push_finished_run(root, "job", bucket)
+
+
+def proven(bucket: str, since: datetime = BEFORE) -> list[str]:
+    """Of a machine that has stopped just now."""
+    return prove(bucket, "incubator-l4", since, datetime.now(UTC))
 
 
 def in_bucket(bucket: str) -> Path:
@@ -64,6 +72,42 @@ def test_what_is_no_run_is_passed_over_and_a_broken_one_is_told(pushed, bucket):
     assert [(job.name, job.phase) for job in status_in(bucket).jobs] == [("job", "finished"), ("other", "unknown")]
 
 
+START = {"time": "2026-11-21T00:00:00+00:00", "seconds": -5.0}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        ("job/state.json", json.dumps({"phase": "finished", "starts": [START]}), r"run_seconds: -5\.0: Input should be greater"),
+        ("progress.json", json.dumps({"step": -3, "total_steps": -1}), r"total_steps: -1: Input should be greater"),
+        ("job/state.json", " " * (16 * 2**20 + 1), "is larger than 16 MiB"),
+    ],
+)
+def test_one_broken_run_hides_no_other(pushed, bucket, file, text, said):
+    bad = in_bucket(bucket).parent / "bad" / file
+    bad.parent.mkdir(parents=True)
+    bad.write_text(text)
+    (in_bucket(bucket).parent / "bad" / "run.json").write_text("{}")
+
+    found = from_json(as_json(status_in(bucket)))  # as the laptop reads it
+
+    assert [(job.name, job.phase) for job in found.jobs] == [("bad", "broken"), ("job", "finished")]
+    assert re.search(said, found.jobs[0].reason)
+
+
+def test_names_that_are_none_hide_no_run(pushed, bucket):
+    runs = in_bucket(bucket).parent
+    for name in ("x" * 101, "a\nb"):
+        (runs / name).mkdir()
+        (runs / name / "run.json").write_text("{}")
+    (runs / "job" / "line\nbreak").write_text("")
+    say_last_word(pushed.root)
+
+    assert runs_in(bucket) == ["job"]
+    assert [job.name for job in status_in(bucket).jobs] == ["job"]
+    assert len(proven(bucket)) == 2
+
+
 def test_the_end_of_a_log(pushed, bucket):
     log = pushed.log.read_text().splitlines()
 
@@ -88,10 +132,38 @@ def test_the_guard_says_the_last_word_before_it_powers_off(pushed, bucket):
     assert [job["name"] for job in json.loads(mark.read_text())["jobs"]] == ["job"]
 
 
+@pytest.mark.parametrize("in_use", [True, False])
+def test_the_guard_takes_its_word_back_where_the_machine_stays_on(pushed, bucket, in_use):
+    say_last_word(pushed.root)  # as before a power-off that came to nothing
+    word = in_bucket(bucket).parent / ".machines" / "incubator-l4.json"
+    write_rule(pushed.root, IdleRule(minutes=60 if in_use else 0.001, command=("false",)))
+    guard = f"import training.supervision.idle as idle; idle.ssh_sessions = lambda: {['someone'] * in_use}; " + GUARD
+
+    with subprocess.Popen([sys.executable, "-c", guard, str(pushed.root)], cwd=REPOSITORY) as process:
+        try:
+            until(lambda: not word.exists())
+        finally:
+            process.kill()
+
+
+def test_a_word_that_cannot_be_taken_back_does_not_end_the_guard(root):
+    (root / "machine.json").write_text(json.dumps({"name": "incubator-l4", "bucket": "file:///no/such/folder"}))
+    write_rule(root, IdleRule(minutes=60))
+    guard = "import training.supervision.idle as idle; idle.ssh_sessions = lambda: ['someone']; " + GUARD
+
+    with subprocess.Popen([sys.executable, "-c", guard, str(root)], cwd=REPOSITORY) as process:
+        try:
+            until(lambda: read_idle_state(root) is not None)
+            (root / "idle-state.json").unlink()
+            until(lambda: read_idle_state(root) is not None)
+        finally:
+            process.kill()
+
+
 def test_all_of_a_machine_that_is_off_is_proven(pushed, bucket):
     say_last_word(pushed.root)
 
-    head, line = prove(bucket, "incubator-l4", BEFORE)
+    head, line = proven(bucket)
 
     assert head.startswith("incubator-l4 compared its disk with the bucket before it powered itself off, at 2")
     assert head.endswith(" UTC: 1 runs, everything was there")
@@ -103,7 +175,7 @@ def test_a_machine_on_which_nothing_ever_ran_has_nothing_to_lose(root, bucket):
     (root / "machine.json").write_text(json.dumps({"name": "incubator-l4", "bucket": bucket}))
     say_last_word(root)
 
-    (line,) = prove(bucket, "incubator-l4", BEFORE)
+    (line,) = proven(bucket)
 
     assert line.endswith("no run was ever started there")
 
@@ -156,18 +228,50 @@ def test_what_is_missing_is_not_proven(pushed, bucket, harm, said):
     harm(pushed, bucket)
 
     with pytest.raises(Failed, match=said):
-        prove(bucket, "incubator-l4", BEFORE)
+        proven(bucket)
+
+
+@pytest.mark.parametrize("minutes", [-1, 11])
+def test_a_word_is_believed_for_a_stop_right_after_it_alone(pushed, bucket, minutes):
+    say_last_word(pushed.root)
+
+    with pytest.raises(
+        Failed, match=r"its VM was stopped at .* \(accepted: at most 10 minutes after the word\): what it did in between"
+    ):
+        prove(bucket, "incubator-l4", BEFORE, datetime.now(UTC) + timedelta(minutes=minutes))
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ({"format": 1, "time": "2099-01-01T00:00:00+00:00", "jobs": [], "strays": []}, "its VM was stopped at"),
+        ({"format": 7, "time": "now", "jobs": [], "strays": []}, "it is of format 7, and this code knows 1: update the code here"),
+        ({"format": 1, "time": "now", "strays": []}, "is no last word of a machine: it lacks jobs"),
+        ({"time": "now"}, "is no last word of a machine: it lacks jobs and strays"),
+        ({"format": 1, "jobs": [], "strays": []}, "has no last word of incubator-l4"),
+    ],
+)
+def test_a_word_that_no_machine_of_this_code_wrote_proves_nothing(bucket, word, said):
+    folder = in_bucket(bucket).parent / ".machines"
+    folder.mkdir(parents=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    (folder / "incubator-l4.json").write_text(json.dumps(word).replace('"now"', f'"{now}"'))
+
+    with pytest.raises(Failed, match=said):
+        proven(bucket)
 
 
 def test_a_word_before_the_latest_start_says_nothing(pushed, bucket):
     say_last_word(pushed.root)
 
     with pytest.raises(Failed, match=r"its VM was started after that, at .*: what it did since is not known"):
-        prove(bucket, "incubator-l4", datetime.now(UTC) + timedelta(seconds=1))
+        proven(bucket, since=datetime.now(UTC) + timedelta(seconds=1))
 
 
 def test_on_the_command_line_what_is_not_proven_ends_with_1(pushed, bucket):
-    words = own_command(Path(), "prove", bucket, "incubator-l4", BEFORE.isoformat())
+    words = own_command(
+        Path(), "prove", bucket, "incubator-l4", BEFORE.isoformat(), (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    )
 
     before = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     say_last_word(pushed.root)
