@@ -46,8 +46,7 @@ def train(
     """
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
-    need_bootstrap(host, facts)
-    _need_hooks(host, facts)
+    _need_whole_bootstrap(host, facts)
     if systemd:
         _need_systemd(host, facts)
     compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
@@ -270,8 +269,9 @@ def need_bootstrap(host: Host, facts: Facts) -> None:
         raise Refused(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
 
 
-def _need_hooks(host: Host, facts: Facts) -> None:
-    """Raises: Refused where nothing would bring the run's last results to the bucket, or go on with it after a reboot."""
+def _need_whole_bootstrap(host: Host, facts: Facts) -> None:
+    """As `need_bootstrap`, and with the hooks: they go on with a run after a reboot, and bring its last results to the bucket."""
+    need_bootstrap(host, facts)
     if len(facts.hooks.split()) < 2:
         raise Refused(
             f"{host.machine.label}: is not ready: its hooks (boot-hook, last-sync) are missing in {facts.root}; "
