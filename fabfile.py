@@ -10,7 +10,8 @@ from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
 from infra.refusal import Failed, Refused, plain_refusals
 from infra.rent import give_back
-from infra.stack_files import project_of
+from infra.stack_config import check_stack_name
+from infra.stack_files import project_of, stack_names
 from infra.tasks import STACK, cost, init, machine_of, preflight, sweep, sweep_up, up
 from infra.vm import vm_of
 
@@ -35,7 +36,14 @@ def down(c: Context, stack: str | None = None, without_sync: bool = False, secon
     Example: ./fab down --stack l4
     """
     engine = Engine(stack)
+    check_stack_name(engine.stack)
     machine, wait = machine_of(engine), _seconds(seconds)
+    known = {*stack_names(), *engine.names()}
+    if not machine and engine.stack not in known:
+        raise Refused(
+            f"stack {engine.stack}: there is no such file in configs/stacks, state or VM "
+            f"(accepted: {', '.join(sorted(known)) or 'none'}); what costs money: ./fab sweep"
+        )
     if machine and not without_sync:
         _bring_last_results(machine, engine.stack, wait)
     elif not machine and not without_sync and engine.exists() and engine.holds(INSTANCE):

@@ -74,8 +74,11 @@ class Engine:
 
     def exists(self) -> bool:
         """Whether the backend knows the stack."""
-        stacks = json.loads(self._ask("stack", "ls", "--json").text or "[]")
-        return self.stack in {entry["name"].split("/")[-1] for entry in stacks}
+        return self.stack in self.names()
+
+    def names(self) -> set[str]:
+        """The stacks that the backend knows."""
+        return {entry["name"].split("/")[-1] for entry in json.loads(self._ask("stack", "ls", "--json").text or "[]")}
 
     def settings(self) -> StackSettings:
         """The stack's settings.

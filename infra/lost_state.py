@@ -35,10 +35,12 @@ def machine_without_state(project: str, stack: str) -> MachineOutputs | None:
         zones = ", ".join(last(each["zone"]) for each in found)
         raise Refused(f"{name}: there are several in project {project}, in {zones}; ./fab sweep --stack {stack} shows whose")
     if not is_ours(vm, buckets):
-        label = (vm.get("labels") or {}).get(BUCKET_LABEL, "none")
+        label = (vm.get("labels") or {}).get(BUCKET_LABEL)
+        fix = f"pulumi config set incubator:bucket {label} --stack storage" if label and buckets and label not in buckets else ""
         raise Refused(
-            f"{name} in project {project} is not of this installation: its label {BUCKET_LABEL} is {label} (accepted: "
-            f"{', '.join(sorted(buckets))}). If it is yours: pulumi config set incubator:bucket {label} --stack storage"
+            f"{name} in project {project} is not of this installation: its label {BUCKET_LABEL} is {label or 'missing'} (accepted: "
+            f"{', '.join(sorted(buckets)) or 'none, for no storage stack of configs/stacks is of this project'}). "
+            + (f"If it is yours: {fix}" if fix else f"Whose it is: ./fab sweep --project {project}")
         )
     return _outputs(project, vm)
 

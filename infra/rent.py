@@ -1,9 +1,13 @@
 """`fab up` and `fab down`: checks before anything costs money, the engine, the next zone if one is sold out, a last look."""
 
+import shlex
+from collections.abc import Iterable
+
 from infra.advice import next_step
 from infra.engine import Engine, Plan
 from infra.gcloud import gcloud
 from infra.machine_types import region_of
+from infra.ours import Resource
 from infra.outputs import MachineOutputs
 from infra.policy import BUCKET, INSTANCE
 from infra.preflight import preflight
@@ -11,7 +15,7 @@ from infra.prices import HOURS_PER_MONTH, disk_usd_per_month, nat_usd_per_hour
 from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
 from infra.stack_config import PROJECT, UNUSED_MINUTES, MachineSettings
-from infra.sweep import billed, delete, found, is_of
+from infra.sweep import Billed, delete, found, is_of, last
 from infra.sweep_table import beside
 
 
@@ -176,16 +180,35 @@ def _look_at_what_came(engine: Engine) -> None:
 def give_back(engine: Engine, machine: MachineOutputs | None = None) -> None:
     """`pulumi destroy`; and what that does not know of a machine goes by its labels and names.
 
-    Raises: Refused for a stack that stays; Failed where the engine or the cloud could not.
+    Raises: Refused for a stack that stays, or what is not of the machine; Failed where the engine or the cloud could not.
     """
     exists = engine.exists()
     if machine is not None and not (exists and engine.holds(INSTANCE)):  # first: a VM holds on to its disk and network
         stack = machine.name.removeprefix(f"{PROJECT}-")
-        made = [item for item in billed(machine.project, stack) if item.ours and item.kind not in ("address", "snapshot", "image")]
+        pairs = [(item, resource) for item, resource in found(machine.project, stack) if item.ours]
+        _refuse_what_was_not_asked(machine.name, stack, pairs)
+        made = [item for item, _ in pairs if item.kind not in ("address", "snapshot", "image")]
         print(f"not in this Pulumi state: {', '.join(f'{item.kind} {item.name}' for item in made)}: deleting them", flush=True)
         delete(made)
     if exists:
         _destroy(engine)
+
+
+def _refuse_what_was_not_asked(name: str, stack: str, pairs: Iterable[tuple[Billed, Resource]]) -> None:
+    """A VM or disk with the stack's label that is not of this machine: nobody has asked it for its results."""
+    others = [
+        item
+        for item, resource in pairs
+        if (item.kind == "VM" and item.name != name)
+        or (item.kind == "disk" and item.name not in (name, f"{name}-data") and name not in map(last, resource.get("users", [])))
+    ]
+    if others:
+        commands = "; ".join(f"gcloud {shlex.join(item.delete_words)}" for item in others)
+        raise Refused(
+            f"{', '.join(f'{item.kind} {item.name}' for item in others)}: with the label of stack {stack}, but not of {name}: its "
+            f"results were not asked for, and nothing was deleted. If nothing on it is needed: {commands}; then again: "
+            f"./fab down --stack {stack}"
+        )
 
 
 def _destroy(engine: Engine) -> None:

@@ -1,6 +1,7 @@
 """A machine in mid-run, and Pulumi's state lost, elsewhere, or renamed: real engine and real gcloud over one stand-in cloud."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -9,12 +10,13 @@ from infra.lost_state import machine_without_state
 from infra.policy import INSTANCE
 from infra.refusal import Refused
 from infra.rent import give_back, rent
+from infra.sweep import COMMANDS, Billed
 from infra.tasks import machine_of
 from tests.infra.test_tasks import KEY, fab
-from tests.tools.stand_in_cloud.by_hand import put_machine
+from tests.tools.stand_in_cloud.by_hand import put, put_machine
 from tests.tools.stand_in_cloud.place import sure
 from tests.tools.stand_in_cloud.rest_resources import lister
-from tests.tools.stand_in_cloud.world import World
+from tests.tools.stand_in_cloud.world import DISK, World
 
 
 def test_the_machine_of_a_lost_state_is_known_and_given_back_and_not_rented_twice(rented, cloud_of, capsys):
@@ -86,6 +88,60 @@ def test_a_machine_of_the_same_name_of_another_installation_is_not_touched(tmp_p
 
     with pytest.raises(Refused, match=r"not of this installation: its label incubator-bucket is another-bucket \(accepted: demo-"):
         machine_without_state("demo-project", "l4")
+
+
+def test_a_machine_without_the_label_has_no_command_that_would_make_it_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    world = World.create(tmp_path / "world.json")
+    monkeypatch.setattr("infra.lost_state.gcloud", lister(world))
+    with world.edit() as state:
+        del put_machine(state)["inputs"]["labels"]
+
+    with pytest.raises(Refused, match=r"label incubator-bucket is missing .* Whose it is: \./fab sweep") as told:
+        machine_without_state("demo-project", "l4")
+
+    assert "config set" not in str(told.value)
+
+
+class NoState:
+    """Of a backend that knows no stack."""
+
+    stack = "l4"
+
+    def exists(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("other", ["VM", "disk"])
+def test_what_was_not_asked_for_its_results_is_not_given_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other: str):
+    world, deleted = World.create(tmp_path / "world.json"), list[Billed]()
+    monkeypatch.setattr("infra.lost_state.gcloud", lister(world))
+    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
+    monkeypatch.setattr("infra.rent.delete", deleted.extend)
+    with world.edit() as state:
+        vm = put_machine(state)
+    machine = machine_without_state("demo-project", "l4")
+    give_back(cast(Engine, NoState()), machine)
+    assert {item.name for item in deleted} >= {"incubator-l4", "incubator-l4-data"}
+    deleted.clear()
+    with world.edit() as state:
+        labels, zone = vm["inputs"]["labels"], "zones/us-central1-a"
+        if other == "VM":
+            put_machine(state, "l4-second")["inputs"]["labels"] = labels
+        else:
+            put(
+                state,
+                DISK,
+                f"{zone}/disks/incubator-l4-old",
+                "2026-11-20T04:00:00.000-08:00",
+                {"size": 9, "type": "pd-ssd", "labels": labels},
+            )
+
+    with pytest.raises(
+        Refused, match=rf"{other} incubator-l4-(second|old)\b.*nothing was deleted.*gcloud compute {COMMANDS[other]} delete"
+    ):
+        give_back(cast(Engine, NoState()), machine)
+
+    assert deleted == []
 
 
 @pytest.mark.parametrize("public", [True, False])

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from invoke.exceptions import Exit
 
+import fabfile
 from infra import tasks
 from infra.policy import INSTANCE
 from infra.refusal import Failed
@@ -171,6 +173,22 @@ def test_what_a_machine_costs(typed):
     assert done.returncode == 0, done.stderr
     assert "about" in done.stdout
     assert "2099-01-01" in done.stdout
+
+
+def test_a_stack_that_nobody_knows_is_no_stack_that_costs_nothing(monkeypatch):
+    class NothingThere:
+        def __init__(self, stack: str) -> None:
+            self.stack = stack
+
+        def names(self) -> set[str]:
+            return {"l4-of-the-state"}
+
+    monkeypatch.setattr(fabfile, "Engine", NothingThere)
+    monkeypatch.setattr(fabfile, "machine_of", lambda engine: None)
+
+    for stack, said in (("typo", "stack typo: there is no such file .*accepted: .*l4-of-the-state"), ("../L4", "its name becomes")):
+        with pytest.raises(Exit, match=said):
+            fabfile.down.body(None, stack=stack)
 
 
 def test_down_destroys_nothing_that_it_could_not_ask_for_its_last_results(typed, tmp_path):
