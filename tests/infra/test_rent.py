@@ -70,7 +70,7 @@ def test_three_zones_sold_out_then_one_that_has_some(stored, cloud_of, capsys):
     assert capsys.readouterr().out.count(" is sold out; trying ") == 3
     zone = Engine("l4").settings()
     assert zone.model_dump()["zone"] == "us-east1-b"  # so that a plain `pulumi up` leaves it where it is
-    assert {item.place for item in billed(PROJECT, "l4")} <= {"us-east1-b", "us-east1"}
+    assert {item.place for item in billed(PROJECT, "l4")} <= {"us-east1-b", "us-east1", "global"}
 
 
 def test_the_zone_that_the_error_names_comes_first(stored, cloud_of):
@@ -252,7 +252,7 @@ def test_what_the_program_refuses_up_refuses(stored, cloud_of):
     place = cloud_of(stored)
     place.set("l4", zone="europe-west4-a")
 
-    with pytest.raises(Refused, match=r"^incubator:zone: europe-west4-a: the bucket of stack storage is in us-central1"):
+    with pytest.raises(Refused, match=r"incubator:zone: europe-west4-a: the bucket of stack storage is in us-central1"):
         rent(Engine("l4"), allow_replace=False)
 
     assert place.ids() == []

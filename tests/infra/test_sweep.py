@@ -196,11 +196,13 @@ def test_what_is_not_of_this_installation_is_shown_with_its_command_and_never_de
     everything = billed("demo-project")
 
     alike = [item for item in everything if not item.ours]
-    assert _names(alike) == [
-        *("VM incubator-theirs", "disk incubator-theirs-data", "disk incubator-theirs"),
-        *("disk incubator-l4-old", "disk team", "disk taken", "snapshot by-hand", "NAT incubator-theirs-router"),
-        "network incubator-theirs",
-    ]
+    assert sorted(_names(alike)) == sorted(
+        [
+            *("VM incubator-theirs", "disk incubator-theirs-data", "disk incubator-theirs"),
+            *("disk incubator-l4-old", "disk team", "disk taken", "snapshot by-hand", "NAT incubator-theirs-router"),
+            "network incubator-theirs",
+        ]
+    )
     delete(everything)
 
     gone = {key.rpartition("/")[2] for key in before - set(cloud.world.read()["resources"])}

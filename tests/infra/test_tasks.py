@@ -92,11 +92,11 @@ def test_a_closed_door_is_told_with_its_key(stored, cloud_of, environment, said)
 def test_nothing_is_made_of_a_stack_whose_file_is_not_whole(stored, at):
     place = at(stored)
 
-    done = fab("up", "--stack", "cpu")
+    done = fab("up", "--stack", "l4-spot")
 
     assert done.returncode == 2
     assert "gcp:project is not set" in done.stderr
-    assert "cpu" not in place.engine.run("stack", "ls").stdout
+    assert "l4-spot" not in place.engine.run("stack", "ls").stdout
 
 
 def test_a_stack_that_has_no_file_is_refused(empty, at):
@@ -112,9 +112,9 @@ def test_a_stack_that_is_not_in_this_backend_says_how_to_make_it(empty, at):
     at(empty)
 
     for verb in ("preflight", "cost"):
-        done = fab(verb, "--stack", "cpu")
+        done = fab(verb, "--stack", "l4-spot")
         assert done.returncode == 2
-        assert "stack cpu is not in this backend yet; run: pulumi stack init cpu" in done.stderr
+        assert "stack l4-spot is not in this backend yet; run: pulumi stack init l4-spot" in done.stderr
 
 
 @pytest.mark.parametrize(

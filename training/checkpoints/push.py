@@ -238,6 +238,8 @@ class Pusher:
             text = _read(self.run / "run.json")
             if beginning_of(text) != beginning:
                 raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+            if config := _read(self.run / "config.yaml"):  # before any checkpoint: without it nothing can go on from one
+                self.bucket.write(f"{self.prefix}/config.yaml", config)
             self.bucket.write(f"{self.prefix}/run.json", text)
         self._record = replace(self._record, beginning=beginning)
         return objects

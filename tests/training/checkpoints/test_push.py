@@ -30,6 +30,18 @@ def names(place, run="a"):
     return {name for name in found if not name.startswith("checkpoints/")}
 
 
+def test_a_machine_that_is_lost_after_a_checkpoint_has_left_the_configuration_too(run, place, monkeypatch):
+    """Without config.yaml nobody could go on from it."""
+    run.begin().save(10)
+    monkeypatch.setattr(Pusher, "_push_files", lambda *_: pytest.fail("lost before it"))
+
+    with pytest.raises(pytest.fail.Exception):
+        pusher(run, place).once()
+
+    assert place.steps() == [10]
+    assert names(place) == {"lease.json", "config.yaml", "run.json"}
+
+
 def test_a_life_of_a_run_as_the_bucket_sees_it(run, place):
     """Begin, push, rotate, go on, push again."""
     push = pusher(run, place)
