@@ -10,8 +10,6 @@ from infra.advice import next_step
 from infra.engine import Engine as OurEngine
 from infra.policy import DISK, INSTANCE
 from infra.stack_config import IMAGE_FAMILY, IMAGE_PROJECT
-from tests.tools.stand_in_cloud.engine import Engine
-from tests.tools.stand_in_cloud.language_host import OWN_PROCESS
 from tests.tools.stand_in_cloud.place import BUCKET, sure
 
 
@@ -207,22 +205,6 @@ def test_whatever_of_storage_fails_the_next_up_makes_it_whole(empty, at, token):
 
     assert set(STORED) <= {one["type"] for one in place.world.read()["resources"].values()}
     sure(place.engine.run("preview", "--stack", "storage", "--expect-no-changes"))
-
-
-def test_an_error_of_the_provider_is_told_without_a_traceback(stored, at):
-    place = at(stored)
-    with place.world.edit() as state:
-        state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "stock-out", "times": 1}]
-    engine = Engine(place.project, place.folder / "home", place.world, warm=False)
-    engine.env[OWN_PROCESS] = "1"
-
-    refused = engine.run("up", "--stack", "l4", "--yes", "--skip-preview", timeout=600)
-
-    said = refused.stdout + refused.stderr
-    assert refused.returncode != 0
-    assert "does not have enough resources available" in said
-    assert "Traceback" not in said
-    assert "KeyboardInterrupt" not in said
 
 
 def test_a_delete_that_fails_once_is_asked_again(rented, at):

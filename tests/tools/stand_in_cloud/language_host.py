@@ -1,31 +1,22 @@
 """A Python language host for tests: the engine's real one is a Go program that no package index has.
 
-Runs the program's folder in this process, over the SDK's own language server; says what goes wrong as the real host does. With
-STAND_IN_OWN_PROCESS in the environment the program is a process of its own, in the host's process group, as it really is; that
-costs the seconds of its imports each time.
+Runs the program's folder in this process, over the SDK's own language server; says what goes wrong as the real host does.
 """
 
-import contextlib
 import importlib.metadata
-import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent import futures
-from pathlib import Path
 from typing import Any
 
 import grpc
 from pulumi.automation._server import LanguageServer
 from pulumi.errors import RunError
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc
-
-OWN_PROCESS = "STAND_IN_OWN_PROCESS"
-children: list["subprocess.Popen[bytes]"] = []
 
 
 def program_of(folder: str) -> Callable[[], None]:
@@ -52,34 +43,12 @@ class LanguageHost(LanguageServer):
 
     def Run(self, request: Any, context: grpc.ServicerContext) -> language_pb2.RunResponse:
         """Run the program; its errors are already told when this ends, so that the engine only stops (`bail`)."""
-        if os.environ.get(OWN_PROCESS):
-            return language_pb2.RunResponse(bail=self._run_in_own_process(request) != 0)
         os.chdir(request.pwd)
         sys.argv = [request.info.program_directory, *request.args]
         request.args[:] = [self._engine_address]
         self.program = program_of(request.info.program_directory)
         response = super().Run(request, context)
         return language_pb2.RunResponse(bail=bool(response.error))
-
-    def _run_in_own_process(self, request: Any) -> int:
-        asked = {
-            "config": dict(request.config),
-            "secret_keys": list(request.configSecretKeys),
-            "program": request.info.program_directory,
-            "folder": request.pwd,
-            "monitor": request.monitor_address,
-            "engine": self._engine_address,
-            "project": request.project,
-            "stack": request.stack,
-            "parallel": request.parallel,
-            "dry_run": request.dryRun,
-            "organization": request.organization or "organization",
-        }
-        here = Path(__file__).parents[3]
-        command = [sys.executable, "-m", "tests.tools.stand_in_cloud.program_process", json.dumps(asked)]
-        environment = {**os.environ, "PYTHONPATH": f"{here}{os.pathsep}{request.pwd}"}
-        children.append(subprocess.Popen(command, cwd=here, env=environment))
-        return children[-1].wait()
 
     def InstallDependencies(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         """Nothing: the program runs in the environment of the tests."""
@@ -104,7 +73,7 @@ def main() -> None:
 
 def serve(add: Callable[[grpc.Server], None]) -> None:
     """Be a plugin: tell the engine the port, and serve until it says (SIGINT) that it is done, or is gone itself."""
-    signal.signal(signal.SIGINT, _end)
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     parent = os.getppid()
     server = grpc.server(futures.ThreadPoolExecutor(max_workers=16))
     add(server)
@@ -112,12 +81,4 @@ def serve(add: Callable[[grpc.Server], None]) -> None:
     server.start()
     while server.wait_for_termination(timeout=1) and os.getppid() == parent:
         pass
-    os._exit(0)
-
-
-def _end(*_: object) -> None:
-    """End soon after the program, which has the signal too: what it says then goes through this process's standard error."""
-    for child in children:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(timeout=2)
     os._exit(0)
