@@ -195,9 +195,12 @@ def test_a_bucket_without_a_name_or_with_a_wrong_one_lists_its_runs(tmp_path, mo
         results.pull_from_bucket(url, None, tmp_path / "runs")
     with pytest.raises(Refused, match=rf"^{url}: has no run scren \(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, "scren", tmp_path / "runs")
-    (tmp_path / "bucket" / "runs" / "\x1b[2J").write_text("")
-    with pytest.raises(Refused, match=r"^[^\x1b]*it lists 'runs/\\\\x1b\[2J', which is no file below a folder"):
+    (tmp_path / "bucket" / "runs" / "\x1b[2J").write_text("")  # somebody else's, and no run
+    with pytest.raises(Refused, match=r"\(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, None, tmp_path / "runs")
+    (tmp_path / "bucket" / "runs" / "screen" / "\x1b[2J").write_text("")
+    with pytest.raises(Refused, match=r"^[^\x1b]*it lists 'runs/screen/\\\\x1b\[2J', which is no file below a folder"):
+        results.pull_from_bucket(url, "screen", tmp_path / "runs")
 
 
 def test_a_pull_from_a_bucket_says_what_came_and_what_to_do_next(tmp_path, monkeypatch, capsys, machine):
