@@ -9,11 +9,9 @@ from pathlib import Path
 from bootstrap.machine import Machine, NotUp, machine_of
 from bootstrap.streams import capture, show
 from bootstrap.table import runs_table
-from infra.engine import Engine
 from infra.outputs import MachineOutputs
 from infra.refusal import Failed, Refused
-from infra.stack_config import MachineSettings
-from infra.vm import Vm, vm_of
+from infra.vm import Vm, vm_of, without_vm
 from training.supervision.report import Status, from_json
 
 
@@ -61,15 +59,11 @@ def on(stack: str | None, host: str | None, folder: str | None) -> Machine:
 
 def _not_up(refusal: NotUp) -> Off:
     """After `fab down` the stack says nothing of a bucket: the storage stack does."""
-    engine = Engine(refusal.stack)
-    settings = engine.settings()
-    is_machine = isinstance(settings, MachineSettings)
-    storage = Engine(settings.storage_stack) if isinstance(settings, MachineSettings) else engine
-    bucket = storage.outputs().get("bucket") if storage.exists() else None
-    if bucket is None:
+    stack = without_vm(refusal.stack)
+    if stack.bucket is None:
         raise refusal
-    line = f"stack {engine.stack} rents no machine now" + (f"; to rent one: ./fab up --stack {engine.stack}" if is_machine else "")
-    return Off(f"stack {engine.stack}", f"gs://{bucket}", (line,))
+    way_back = f"; to rent one: ./fab up --stack {stack.name}" if stack.is_machine else ""
+    return Off(f"stack {stack.name}", f"gs://{stack.bucket}", (f"stack {stack.name} rents no machine now{way_back}",))
 
 
 def _words(machine: MachineOutputs, vm: Vm | None) -> tuple[str, ...]:

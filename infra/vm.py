@@ -1,4 +1,4 @@
-"""A stack's VM as Google tells it: whether it runs, since when, and when the cloud will stop it."""
+"""A stack's VM as Google tells it: whether it runs, since when, when the cloud will stop it; and a stack that has none."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from infra.cost import limit_of
+from infra.engine import Engine
 from infra.gcloud import NotFound, gcloud
 from infra.outputs import MachineOutputs
+from infra.stack_config import MachineSettings
 
 ON = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
 """It answers, or will without anybody's doing; in every other state it has to be started."""
@@ -42,6 +44,29 @@ def vm_of(machine: MachineOutputs) -> Vm | None:
         return None
     status = str(vm["status"])
     return Vm(status, _time(vm, "lastStartTimestamp"), _time(vm, "lastStopTimestamp"), limit_of(vm) if status in ON else None)
+
+
+@dataclass(frozen=True)
+class StackWithoutVm:
+    """A stack that rents nothing at the moment."""
+
+    name: str
+    is_machine: bool
+    """Whether `fab up` would rent one; otherwise it is a storage stack."""
+    bucket: str | None
+    """Where the results are; None if there is no storage stack either."""
+
+
+def without_vm(stack: str | None) -> StackWithoutVm:
+    """Ask Pulumi for the bucket of a stack that rents nothing.
+
+    Raises: Refused or Failed as `infra.engine.Engine` does.
+    """
+    engine = Engine(stack)
+    settings = engine.settings()
+    is_machine = isinstance(settings, MachineSettings)
+    storage = Engine(settings.storage_stack) if isinstance(settings, MachineSettings) else engine
+    return StackWithoutVm(engine.stack, is_machine, storage.outputs().get("bucket") if storage.exists() else None)
 
 
 def _time(vm: Mapping[str, Any], key: str) -> datetime | None:

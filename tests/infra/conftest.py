@@ -17,6 +17,8 @@ from infra.policy import Planned
 from tests.tools.programs import require
 from tests.tools.stand_in_cloud.place import Place, sure
 from tests.tools.stand_in_cloud.rest import Rest, needs_gcloud
+from tests.tools.stand_in_cloud.rest_resources import lister
+from tests.tools.stand_in_cloud.world import World
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -212,3 +214,11 @@ def cloud_of(at: Callable[[Place], Place], monkeypatch: pytest.MonkeyPatch, tmp_
     yield begin
     for rest in open_servers:
         rest.__exit__(None, None, None)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """An empty cloud whose lists are read without gcloud."""
+    world = World.create(tmp_path / "world.json")
+    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
+    return world

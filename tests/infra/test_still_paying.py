@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -10,8 +9,7 @@ from infra.cost import cost
 from infra.stack_config import UNUSED_MINUTES
 from infra.sweep import Billed, billed
 from tests.tools.stand_in_cloud.by_hand import ADDRESS, IMAGE, ROUTER, SNAPSHOT, put, put_machine
-from tests.tools.stand_in_cloud.rest_resources import lister
-from tests.tools.stand_in_cloud.world import DISK, INSTANCE, State, World
+from tests.tools.stand_in_cloud.world import DISK, INSTANCE, State
 
 CREATED, NOW = "2026-11-20T04:00:00.000-08:00", datetime(2026, 11, 21, 20, tzinfo=UTC)
 ZONE, DATA = "zones/us-central1-a", "projects/demo-project/zones/us-central1-a/disks/incubator-l4-data"
@@ -88,13 +86,6 @@ WAYS: list[tuple[Callable[[State], None], list[str], bool]] = [
     (_address, ["address incubator-l4-fixed"], False),
     (_another_installation, ["VM incubator-l4", "disk incubator-l4-data", "disk incubator-l4"], False),
 ]
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    world = World.create(tmp_path / "world.json")
-    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
-    return world
 
 
 def _costly(items: list[Billed]) -> list[Billed]:

@@ -11,7 +11,6 @@ from infra.sweep_table import NOT_LISTED, table
 from tests.tools.stand_in_cloud.by_hand import ADDRESS, SNAPSHOT, put, put_machine
 from tests.tools.stand_in_cloud.place import Place
 from tests.tools.stand_in_cloud.rest import Rest, served
-from tests.tools.stand_in_cloud.rest_resources import lister
 from tests.tools.stand_in_cloud.world import DISK, World
 
 PROJECT_PATH = "projects/demo-project/zones/us-central1-a"
@@ -33,14 +32,6 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
 def typed_world(rented: Place, cloud_of: Callable[[Place], Place]) -> World:
     """That of a machine that the real engine has brought up, which gcloud reaches."""
     return cloud_of(rented).world
-
-
-@pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A World that is looked at without gcloud."""
-    world = World.create(tmp_path / "world.json")
-    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
-    return world
 
 
 def _names(items: list[Billed]) -> list[str]:

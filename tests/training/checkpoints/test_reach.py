@@ -39,14 +39,20 @@ def contents(place):
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def gone_on_elsewhere(run, place, folder, *steps):
+    """Pushed at step 20; from there another machine has gone on."""
+    run.begin().save(20)
+    push(run, place)
+    copy = Run(folder)
+    shutil.copytree(run.path, copy.path)
+    go_on(copy, *steps)
+    return copy
+
+
 @pytest.fixture
 def gone_on(run, place, tmp_path):
     """A bucket in which another machine is at step 50; this one is at 20."""
-    run.begin().save(20)
-    push(run, place)
-    copy = Run(tmp_path / "other")
-    shutil.copytree(run.path, copy.path)
-    go_on(copy, 30, 40, 50)
+    copy = gone_on_elsewhere(run, place, tmp_path / "other", 30, 40, 50)
     (copy.path / "model.pt").write_bytes(b"of step 50")
     push(copy, place)
     return place
@@ -93,11 +99,7 @@ def test_of_two_copies_at_one_step_the_one_with_more_starts_went_on(run, folder_
 
 @pytest.fixture
 def other_at_20(run, folder_place, tmp_path):
-    run.begin().save(20)
-    push(run, folder_place)
-    copy = Run(tmp_path / "other")
-    shutil.copytree(run.path, copy.path)
-    go_on(copy)
+    copy = gone_on_elsewhere(run, folder_place, tmp_path / "other")
     copy.log("25, which was never saved\n")
     push(copy, folder_place)
 
