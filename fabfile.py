@@ -70,7 +70,7 @@ def _seconds(text: str) -> int:
 
 
 def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> None:
-    """Refused unless all is in the bucket, as the machine says, or, if it is off, as its last word and the bucket prove."""
+    """Refused unless all is in the bucket, as the machine says, or, if it is off, as its shutdown report and the bucket prove."""
     vm = vm_of(machine)
     if vm is not None and vm.is_on:
         wrong = last_sync(machine, seconds)

@@ -116,7 +116,7 @@ def _wanted(
 
 
 def _place(host: Host) -> str:
-    """What machine.json holds (training/supervision/last_word.py reads it)."""
+    """What machine.json holds (training/supervision/shutdown_report.py reads it)."""
     return json.dumps({"format": 1, "name": host.machine.label, "bucket": host.machine.bucket}) if host.machine.bucket else ""
 
 

@@ -1,4 +1,4 @@
-"""The last word over SSH before a machine is given back: bring what is only on its disk to the bucket."""
+"""Before a machine is given back, over SSH: bring what is only on its disk to the bucket."""
 
 from bootstrap.connection import connect, in_a_line
 from bootstrap.machine import rented
@@ -24,7 +24,7 @@ def not_proven(machine: MachineOutputs, vm: Vm) -> str | None:
 
     Returns: what is not proven, or None if all is.
     """
-    print(f"-> {machine.name} is off: its last word is compared with what gs://{machine.bucket} has", flush=True)
+    print(f"-> {machine.name} is off: its shutdown report is compared with what gs://{machine.bucket} has", flush=True)
     if vm.started is None or vm.stopped is None:
         return "Google does not tell when its VM was started and stopped"
     try:

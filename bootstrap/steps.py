@@ -93,7 +93,7 @@ class Wanted:
     sources: str
     """JSON of the data that the machine brings itself; empty if it has them."""
     place: str = ""
-    """JSON for machine.json: what a rented machine is called in its last word, and where that goes; empty for another."""
+    """JSON for machine.json: what a rented machine is called in its shutdown report, and where that goes; empty for another."""
     code_summary: str = ""
     """Of the files that differ: how many, their size, and which git does not track."""
 
@@ -105,7 +105,7 @@ class Wanted:
 
 def steps(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     """Everything, in the order of need."""
-    for step in (folders, swap, uv, code, environment, tokens, last_words, idle_guard, data):
+    for step in (folders, swap, uv, code, environment, tokens, hooks_and_name, idle_guard, data):
         yield from step(facts, wanted)
 
 
@@ -198,15 +198,15 @@ def tokens(facts: Facts, wanted: Wanted) -> Iterator[Action]:
         yield Command(f"{number} tokens", f"umask 077 && rm -f {new} && cat >{new} && mv {new} {file}", stdin=wanted.tokens)
 
 
-def last_words(facts: Facts, wanted: Wanted) -> Iterator[Action]:
-    """The hooks, who calls the one of boots, and the name under which the machine says its last word."""
+def hooks_and_name(facts: Facts, wanted: Wanted) -> Iterator[Action]:
+    """The hooks, who calls the one of boots, and the name under which the machine writes its shutdown report."""
     texts = {"boot-hook": hooks.boot_hook(facts.root), "last-sync": hooks.last_sync(facts.root)}
     if facts.hooks != " ".join(hashlib.sha256(text.encode()).hexdigest() for text in texts.values()):
         for name, text in texts.items():
             file, new = _q(f"{facts.root}/{name}"), _q(f"{facts.root}/.{name}.new")
             yield Command(name, f"cat >{new} && chmod 755 {new} && mv {new} {file}", stdin=text)
     if wanted.place and facts.place != hashlib.sha256(wanted.place.encode()).hexdigest():
-        yield Command("its name, for its last word", f"printf %s {_q(wanted.place)} >{_q(f'{facts.root}/machine.json')}")
+        yield Command("its name, for its shutdown report", f"printf %s {_q(wanted.place)} >{_q(f'{facts.root}/machine.json')}")
     if not wanted.has_startup_script and facts.crontab and not facts.is_in_crontab:
         yield _cron("cron calls boot-hook at every boot", f"@reboot {_q(f'{facts.root}/boot-hook')}")
     if facts.crontab and not facts.is_watched:

@@ -1,4 +1,4 @@
-"""The last word to a machine, over a real sshd."""
+"""The last sync of a machine, over a real sshd."""
 
 from dataclasses import replace
 

@@ -15,7 +15,7 @@ from tests.tools.gcs_server import GcsServer, needs_gcs
 from tests.tools.pushed_run import push_finished_run
 from tests.tools.stand_in_cloud.place import BUCKET, Place
 from training.supervision.job import JobPaths
-from training.supervision.last_word import say_last_word
+from training.supervision.shutdown_report import write_shutdown_report
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
@@ -50,7 +50,7 @@ def stop_vm(place: Place) -> None:
 def off(
     rented: Place, cloud_of: Callable[[Place], Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Place, JobPaths]]:
-    """A machine that has brought its only run to the bucket, has said its last word, and has powered itself off."""
+    """A machine that has brought its only run to the bucket, has written its shutdown report, and has powered itself off."""
     needs_gcs()
     place = cloud_of(rented)
     with GcsServer(tmp_path / "buckets") as gcs:
@@ -60,7 +60,7 @@ def off(
         monkeypatch.setenv("PULUMI_STACK", "l4")
         gcs.make_bucket(BUCKET)
         paths = push_finished_run(tmp_path / "disk", "screen", f"gs://{BUCKET}")
-        say_last_word(paths.root)
+        write_shutdown_report(paths.root)
         stop_vm(place)
         yield place, paths
 
@@ -93,7 +93,7 @@ def test_from_a_machine_that_has_powered_itself_off_back_to_no_cost(off, tmp_pat
 def test_what_the_bucket_does_not_prove_is_not_destroyed_and_the_way_back_works(off, tmp_path):
     place, paths = off
     (paths.run / "evaluation.csv").write_text("on this disk alone")
-    say_last_word(paths.root)
+    write_shutdown_report(paths.root)
     stop_vm(place)
 
     unsafe = fab("down", code=2)

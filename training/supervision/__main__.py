@@ -89,7 +89,7 @@ def _add_bucket_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser
     one.add_argument("url", metavar="URL")
     one.add_argument("name", metavar="NAME", nargs="?")
     one.add_argument("--lines", type=int, default=50, help="so many, from the end (default: %(default)s)")
-    one = verbs.add_parser("last-word", help="write to the bucket how everything stands, before the machine is powered off")
+    one = verbs.add_parser("shutdown-report", help="write to the bucket how everything stands, before the machine is powered off")
     one.add_argument("--remove", action="store_true", help="remove it there: the machine is on after all")
     one = verbs.add_parser("prove", help="whether all of a machine that is off is in its bucket; exit code 1 if that is not proven")
     one.add_argument("url", metavar="URL")
@@ -219,10 +219,10 @@ def _bucket_log(chosen: argparse.Namespace) -> int:
     return 0
 
 
-def _last_word(chosen: argparse.Namespace) -> int:
-    from training.supervision.last_word import say_last_word, take_back_last_word
+def _shutdown_report(chosen: argparse.Namespace) -> int:
+    from training.supervision.shutdown_report import remove_shutdown_report, write_shutdown_report
 
-    _say(take_back_last_word(chosen.root) if chosen.remove else say_last_word(chosen.root))
+    _say(remove_shutdown_report(chosen.root) if chosen.remove else write_shutdown_report(chosen.root))
     return 0
 
 
@@ -260,7 +260,7 @@ _VERBS = {
     "runs": _runs,
     "bucket-status": _bucket_status,
     "bucket-log": _bucket_log,
-    "last-word": _last_word,
+    "shutdown-report": _shutdown_report,
     "prove": _prove,
     "verify": _verify,
 }

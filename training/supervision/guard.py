@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 20.0
 COMMAND_SECONDS = 60.0
-LAST_WORD_SECONDS = 120.0
+REPORT_SECONDS = 120.0
 
 
 def guard(root: Path, every_seconds: float = EVERY_SECONDS) -> None:
@@ -34,7 +34,7 @@ def _guard(root: Path, every_seconds: float) -> None:
     idle_since: float | None = None
     began = 0.0  # by the monotonic clock: that of the machine may jump after a boot
     rule: IdleRule | None = None
-    may_be_said = True  # an earlier guard may have left a last word
+    may_be_written = True  # an earlier guard may have left a shutdown report
     while idle_file(root).exists():
         error = ""
         try:
@@ -48,20 +48,20 @@ def _guard(root: Path, every_seconds: float) -> None:
             used, error = "unknown", f"{type(failure).__name__}: {failure}"
         if used is not None:
             idle_since = None
-            may_be_said = may_be_said and not _last_word(root, "--remove")  # its jobs are no longer as it says
+            may_be_written = may_be_written and not _shutdown_report(root, "--remove")  # its jobs are no longer as it says
         elif idle_since is None:
             idle_since, began = time.time(), time.monotonic()
         if rule is not None and idle_since is not None and time.monotonic() - began >= rule.minutes * 60:
             log.info("idle for %g minutes: %s", rule.minutes, " ".join(rule.command))
-            _last_word(root)
+            _shutdown_report(root)
             refused = _power_off(rule)
-            may_be_said = not refused or not _last_word(root, "--remove")
+            may_be_written = not refused or not _shutdown_report(root, "--remove")
             error = refused or error
         try_to_write_json(root / "idle-state.json", asdict(IdleState(time.time(), idle_since, error)))
         time.sleep(every_seconds)
 
 
-def _last_word(root: Path, *options: str) -> bool:
+def _shutdown_report(root: Path, *options: str) -> bool:
     """In a process of its own and for a limited time: whatever the bucket does, the machine is powered off.
 
     Returns: whether it was written, or removed; true too for a machine that has none to say.
@@ -69,13 +69,11 @@ def _last_word(root: Path, *options: str) -> bool:
     if not (root / "machine.json").exists():
         return True
     try:
-        words = own_command(root, "last-word", *options)
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LAST_WORD_SECONDS, check=False
-        )
-        log.info("%s: %s", " ".join(("last word", *options)), " ".join((done.stdout + done.stderr).split()))
+        words = own_command(root, "shutdown-report", *options)
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=REPORT_SECONDS, check=False)
+        log.info("%s: %s", " ".join(("shutdown report", *options)), " ".join((done.stdout + done.stderr).split()))
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("last word: %s", error)
+        log.warning("shutdown report: %s", error)
         return False
     return done.returncode == 0
 

@@ -16,15 +16,15 @@ from training.checkpoints.reach import manifests_in_bucket
 from training.protocol import LINE, brief
 from training.refusal import Failed, Refused
 from training.supervision.bucket_side import runs_in
-from training.supervision.last_word import last_word
 from training.supervision.report import FORMAT, JobStatus, Status
+from training.supervision.shutdown_report import shutdown_report
 from training.supervision.state import FINAL, State, state_of
 from training.untrusted import escaped, is_single_name
 
 AT_ONCE = 8
 POWER_OFF_WITHIN = timedelta(minutes=10)
-"""From a machine's last word to the stop of its VM: the guard takes at most 3 minutes to write it and to power off, systemd ends
-services within 90 s, then Google notices. A VM that stopped later may have run something meanwhile that the word does not know."""
+"""From a machine's shutdown report to the stop of its VM: the guard takes at most 3 minutes to write it and to power off, systemd
+ends services within 90 s, then Google notices. A VM that stopped later may have run something that the report does not know."""
 Objects = dict[str, Stored]
 _JOB = TypeAdapter(JobStatus)
 
@@ -60,36 +60,36 @@ def log_in(url: str, name: str | None, lines: int) -> str:
 def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[str]:
     """Whether destroying a machine that is off loses nothing; what was compared, a line a run.
 
-    The machine's last word must be of the time after the last start of its VM (`since`), right before it was `stopped`.
+    The machine's shutdown report must be of the time after the last start of its VM (`since`), right before it was `stopped`.
     Of each run, the machine itself has compared its disk with what was sent, file by file; here the bucket is compared with the
     manifest of the newest checkpoint.
 
     Raises: Failed with all that is not proven; as Bucket's methods do.
     """
     bucket = open_bucket(url)
-    word = last_word(bucket, machine)
-    if word is None or word.time is None:
-        raise Failed(f"{url} has no last word of {machine}: a machine writes one when its idle guard powers it off")
-    said = datetime.fromisoformat(word.time).astimezone(UTC)
-    if said <= since:
+    report = shutdown_report(bucket, machine)
+    if report is None or report.time is None:
+        raise Failed(f"{url} has no shutdown report of {machine}: a machine writes one when its idle guard powers it off")
+    written = datetime.fromisoformat(report.time).astimezone(UTC)
+    if written <= since:
         raise Failed(
-            f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was started after that, at {_moment(since)}: "
-            "what it did since is not known"
+            f"the shutdown report of {machine} in {url} is of {_moment(written)}; its VM was started after that, at "
+            f"{_moment(since)}: what it did since is not known"
         )
-    if not said <= stopped <= said + POWER_OFF_WITHIN:
+    if not written <= stopped <= written + POWER_OFF_WITHIN:
         raise Failed(
-            f"the last word of {machine} in {url} is of {_moment(said)}, and its VM was stopped at {_moment(stopped)} (accepted: "
-            f"at most {POWER_OFF_WITHIN.seconds // 60} minutes after the word): what it did in between is not known"
+            f"the shutdown report of {machine} in {url} is of {_moment(written)}; its VM was stopped at {_moment(stopped)} "
+            f"(accepted: at most {POWER_OFF_WITHIN.seconds // 60} minutes after the report): what it did in between is not known"
         )
-    lines, missing = [], [f"{path} belongs to no job, and is on its disk alone" for path in word.strays]
-    for job in word.jobs:
+    lines, missing = [], [f"{path} belongs to no job, and is on its disk alone" for path in report.strays]
+    for job in report.jobs:
         try:
             lines.append(_compared(job, url))
         except Failed as failure:
             missing.append(str(failure))
     if missing:
         raise Failed("; ".join(missing))
-    head = f"{machine} compared its disk with the bucket before it powered itself off, at {_moment(said)}"
+    head = f"{machine} compared its disk with the bucket before it powered itself off, at {_moment(written)}"
     return [f"{head}: {len(lines)} runs, everything was there" if lines else f"{head}: no run was ever started there", *lines]
 
 

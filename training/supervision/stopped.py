@@ -1,4 +1,4 @@
-"""The user's word that a job is to stop: a file that says when, by the clock that runs from boot. That of the machine may jump."""
+"""The user's request to stop a job: a file that says when, by the clock that runs from boot. That of the machine may jump."""
 
 import json
 import logging

@@ -17,8 +17,8 @@ from training.supervision.bucket_side import runs_in
 from training.supervision.idle import IdleRule, read_idle_state, write_rule
 from training.supervision.in_bucket import log_in, prove, status_in
 from training.supervision.job import JobPaths, own_command
-from training.supervision.last_word import say_last_word
 from training.supervision.report import as_json, from_json
+from training.supervision.shutdown_report import write_shutdown_report
 
 BEFORE = datetime.now(UTC) - timedelta(hours=1)
 GUARD = "import sys; from pathlib import Path; from training.supervision.guard import guard; guard(Path(sys.argv[1]), 0.05)"
@@ -67,7 +67,7 @@ def test_what_is_no_run_is_passed_over_and_a_broken_one_is_told(pushed, bucket):
     (runs / "not begun" / "run.json").write_text("{}")
     (runs / "other").mkdir()
     (runs / "other" / "run.json").write_text("{}")
-    say_last_word(pushed.root)
+    write_shutdown_report(pushed.root)
 
     assert [(job.name, job.phase) for job in status_in(bucket).jobs] == [("job", "finished"), ("other", "unknown")]
 
@@ -101,7 +101,7 @@ def test_names_that_are_none_hide_no_run(pushed, bucket):
         (runs / name).mkdir()
         (runs / name / "run.json").write_text("{}")
     (runs / "job" / "line\nbreak").write_text("")
-    say_last_word(pushed.root)
+    write_shutdown_report(pushed.root)
 
     assert runs_in(bucket) == ["job"]
     assert [job.name for job in status_in(bucket).jobs] == ["job"]
@@ -117,10 +117,10 @@ def test_the_end_of_a_log(pushed, bucket):
         log_in(bucket, "screen", 2)
 
 
-def test_the_guard_says_the_last_word_before_it_powers_off(pushed, bucket):
+def test_the_guard_writes_the_shutdown_report_before_it_powers_off(pushed, bucket):
     mark = pushed.root.parent / "off"
-    word = in_bucket(bucket).parent / ".machines" / "incubator-l4.json"
-    write_rule(pushed.root, IdleRule(minutes=0.001, command=("cp", str(word), str(mark))))  # it must be there by then
+    report = in_bucket(bucket).parent / ".machines" / "incubator-l4.json"
+    write_rule(pushed.root, IdleRule(minutes=0.001, command=("cp", str(report), str(mark))))  # it must be there by then
     guard = "import training.supervision.idle as idle; idle.ssh_sessions = lambda: []; " + GUARD
 
     with subprocess.Popen([sys.executable, "-c", guard, str(pushed.root)], cwd=REPOSITORY) as process:
@@ -133,20 +133,20 @@ def test_the_guard_says_the_last_word_before_it_powers_off(pushed, bucket):
 
 
 @pytest.mark.parametrize("in_use", [True, False])
-def test_the_guard_takes_its_word_back_where_the_machine_stays_on(pushed, bucket, in_use):
-    say_last_word(pushed.root)  # as before a power-off that came to nothing
-    word = in_bucket(bucket).parent / ".machines" / "incubator-l4.json"
+def test_the_guard_removes_its_report_where_the_machine_stays_on(pushed, bucket, in_use):
+    write_shutdown_report(pushed.root)  # as before a power-off that came to nothing
+    report = in_bucket(bucket).parent / ".machines" / "incubator-l4.json"
     write_rule(pushed.root, IdleRule(minutes=60 if in_use else 0.001, command=("false",)))
     guard = f"import training.supervision.idle as idle; idle.ssh_sessions = lambda: {['someone'] * in_use}; " + GUARD
 
     with subprocess.Popen([sys.executable, "-c", guard, str(pushed.root)], cwd=REPOSITORY) as process:
         try:
-            until(lambda: not word.exists())
+            until(lambda: not report.exists())
         finally:
             process.kill()
 
 
-def test_a_word_that_cannot_be_taken_back_does_not_end_the_guard(root):
+def test_a_report_that_cannot_be_removed_does_not_end_the_guard(root):
     (root / "machine.json").write_text(json.dumps({"name": "incubator-l4", "bucket": "file:///no/such/folder"}))
     write_rule(root, IdleRule(minutes=60))
     guard = "import training.supervision.idle as idle; idle.ssh_sessions = lambda: ['someone']; " + GUARD
@@ -161,7 +161,7 @@ def test_a_word_that_cannot_be_taken_back_does_not_end_the_guard(root):
 
 
 def test_all_of_a_machine_that_is_off_is_proven(pushed, bucket):
-    say_last_word(pushed.root)
+    write_shutdown_report(pushed.root)
 
     head, line = proven(bucket)
 
@@ -173,7 +173,7 @@ def test_all_of_a_machine_that_is_off_is_proven(pushed, bucket):
 
 def test_a_machine_on_which_nothing_ever_ran_has_nothing_to_lose(root, bucket):
     (root / "machine.json").write_text(json.dumps({"name": "incubator-l4", "bucket": bucket}))
-    say_last_word(root)
+    write_shutdown_report(root)
 
     (line,) = proven(bucket)
 
@@ -192,23 +192,23 @@ def remove_model(paths, bucket):
     (in_bucket(bucket) / "model.pt").unlink()
 
 
-def remove_word(paths, bucket):
+def remove_report(paths, bucket):
     (in_bucket(bucket).parent / ".machines" / "incubator-l4.json").unlink()
 
 
 def change_disk(paths, bucket):
     (paths.run / "evaluation.csv").write_text("new")
-    say_last_word(paths.root)
+    write_shutdown_report(paths.root)
 
 
 def leave_stray(paths, bucket):
     (paths.root / "runs" / "by_hand").mkdir()
-    say_last_word(paths.root)
+    write_shutdown_report(paths.root)
 
 
 def job_without_bucket(paths, bucket):
     paths.job_file.write_text(json.dumps({"name": "job"}))
-    say_last_word(paths.root)
+    write_shutdown_report(paths.root)
 
 
 @pytest.mark.parametrize(
@@ -217,14 +217,14 @@ def job_without_bucket(paths, bucket):
         (remove_checkpoint, r"lacks the checkpoint of step 8 \(newest there: "),
         (shorten_checkpoint, r"lacks the checkpoint of step 8 \(newest there: "),
         (remove_model, r"job: .*/runs/job lacks model\.pt"),
-        (remove_word, "has no last word of incubator-l4"),
+        (remove_report, "has no shutdown report of incubator-l4"),
         (change_disk, r"job \(finished, step 8\): not everything was in "),
         (leave_stray, "runs/by_hand belongs to no job, and is on its disk alone"),
         (job_without_bucket, "job has no bucket: it is on its disk alone"),
     ],
 )
 def test_what_is_missing_is_not_proven(pushed, bucket, harm, said):
-    say_last_word(pushed.root)
+    write_shutdown_report(pushed.root)
     harm(pushed, bucket)
 
     with pytest.raises(Failed, match=said):
@@ -232,37 +232,37 @@ def test_what_is_missing_is_not_proven(pushed, bucket, harm, said):
 
 
 @pytest.mark.parametrize("minutes", [-1, 11])
-def test_a_word_is_believed_for_a_stop_right_after_it_alone(pushed, bucket, minutes):
-    say_last_word(pushed.root)
+def test_a_report_is_believed_for_a_stop_right_after_it_alone(pushed, bucket, minutes):
+    write_shutdown_report(pushed.root)
 
     with pytest.raises(
-        Failed, match=r"its VM was stopped at .* \(accepted: at most 10 minutes after the word\): what it did in between"
+        Failed, match=r"its VM was stopped at .* \(accepted: at most 10 minutes after the report\): what it did in between"
     ):
         prove(bucket, "incubator-l4", BEFORE, datetime.now(UTC) + timedelta(minutes=minutes))
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("report", "said"),
     [
         ({"format": 1, "time": "2099-01-01T00:00:00+00:00", "jobs": [], "strays": []}, "its VM was stopped at"),
         ({"format": 7, "time": "now", "jobs": [], "strays": []}, "it is of format 7, and this code knows 1: update the code here"),
-        ({"format": 1, "time": "now", "strays": []}, "is no last word of a machine: it lacks jobs"),
-        ({"time": "now"}, "is no last word of a machine: it lacks jobs and strays"),
-        ({"format": 1, "jobs": [], "strays": []}, "has no last word of incubator-l4"),
+        ({"format": 1, "time": "now", "strays": []}, "is no shutdown report of a machine: it lacks jobs"),
+        ({"time": "now"}, "is no shutdown report of a machine: it lacks jobs and strays"),
+        ({"format": 1, "jobs": [], "strays": []}, "has no shutdown report of incubator-l4"),
     ],
 )
-def test_a_word_that_no_machine_of_this_code_wrote_proves_nothing(bucket, word, said):
+def test_a_report_that_no_machine_of_this_code_wrote_proves_nothing(bucket, report, said):
     folder = in_bucket(bucket).parent / ".machines"
     folder.mkdir(parents=True)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    (folder / "incubator-l4.json").write_text(json.dumps(word).replace('"now"', f'"{now}"'))
+    (folder / "incubator-l4.json").write_text(json.dumps(report).replace('"now"', f'"{now}"'))
 
     with pytest.raises(Failed, match=said):
         proven(bucket)
 
 
-def test_a_word_before_the_latest_start_says_nothing(pushed, bucket):
-    say_last_word(pushed.root)
+def test_a_report_before_the_latest_start_says_nothing(pushed, bucket):
+    write_shutdown_report(pushed.root)
 
     with pytest.raises(Failed, match=r"its VM was started after that, at .*: what it did since is not known"):
         proven(bucket, since=datetime.now(UTC) + timedelta(seconds=1))
@@ -274,9 +274,9 @@ def test_on_the_command_line_what_is_not_proven_ends_with_1(pushed, bucket):
     )
 
     before = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
-    say_last_word(pushed.root)
+    write_shutdown_report(pushed.root)
     after = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
 
     assert (before.returncode, after.returncode) == (1, 0), before.stderr + after.stderr
-    assert "has no last word of incubator-l4" in before.stderr
+    assert "has no shutdown report of incubator-l4" in before.stderr
     assert "everything was there" in after.stdout

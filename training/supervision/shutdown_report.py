@@ -1,6 +1,6 @@
 """What a machine leaves in the bucket when it powers itself off: how all its jobs stand, by its own comparison of disk and bucket.
 
-While the VM is off, nobody can ask its disk. `fab down` reads this word instead, and compares it with the bucket (`in_bucket.py`).
+While the VM is off, nobody can ask its disk. `fab down` reads this report instead and compares it with the bucket (in_bucket.py).
 """
 
 import json
@@ -17,13 +17,13 @@ from training.untrusted import single_name
 
 FORMAT = 1
 """Of machine.json."""
-WORDS = "runs/.machines"
+REPORTS = "runs/.machines"
 """A machine may write below runs/ alone, and no run has a name that begins with a dot."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """What machine.json says: the name of the machine, and where its last word goes."""
+    """What machine.json says: the name of the machine, and where its shutdown report goes."""
 
     name: Name
     bucket: Line
@@ -35,7 +35,7 @@ def place_file(root: Path) -> Path:
     return root / "machine.json"
 
 
-def say_last_word(root: Path) -> str:
+def write_shutdown_report(root: Path) -> str:
     """Write how everything stands to the bucket; the machine is to be off soon.
 
     Returns: where it was written.
@@ -47,11 +47,11 @@ def say_last_word(root: Path) -> str:
     return f"{bucket.url}/{_name(place.name)}"
 
 
-def take_back_last_word(root: Path) -> str:
+def remove_shutdown_report(root: Path) -> str:
     """Remove it, if it is there: the machine is on after all.
 
     Returns: where it was.
-    Raises: as `say_last_word`.
+    Raises: as `write_shutdown_report`.
     """
     place = _place(root)
     bucket = open_bucket(place.bucket)
@@ -59,7 +59,7 @@ def take_back_last_word(root: Path) -> str:
     return f"{bucket.url}/{_name(place.name)}"
 
 
-def last_word(bucket: Bucket, machine: str) -> Status | None:
+def shutdown_report(bucket: Bucket, machine: str) -> Status | None:
     """What a machine wrote last; None if it never did.
 
     A disk is destroyed by it, so what it does not say has no default, and what a newer format means is not guessed.
@@ -70,12 +70,12 @@ def last_word(bucket: Bucket, machine: str) -> Status | None:
     if content is None:
         return None
     text, source = content.decode(errors="replace"), f"{bucket.url}/{_name(machine)}"
-    word = from_json(text, source)
-    if word.format > REPORT_FORMAT:
+    report = from_json(text, source)
+    if report.format > REPORT_FORMAT:
         raise Failed(f"{source}: {remedy(text, REPORT_FORMAT)}")
     if lacking := [field for field in ("jobs", "strays") if field not in json.loads(text)]:
-        raise Failed(f"{source}: is no last word of a machine: it lacks {' and '.join(lacking)}")
-    return word
+        raise Failed(f"{source}: is no shutdown report of a machine: it lacks {' and '.join(lacking)}")
+    return report
 
 
 def _place(root: Path) -> Place:
@@ -86,4 +86,4 @@ def _place(root: Path) -> Place:
 
 
 def _name(machine: str) -> str:
-    return f"{WORDS}/{single_name(machine, 'name of the machine')}.json"
+    return f"{REPORTS}/{single_name(machine, 'name of the machine')}.json"
