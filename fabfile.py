@@ -8,12 +8,13 @@ from bootstrap.tasks import bench, bootstrap, check, demo, lock, logs, pull, sta
 from infra.engine import Engine
 from infra.outputs import MachineOutputs
 from infra.policy import INSTANCE
-from infra.refusal import Failed, Refused, plain_refusals
+from infra.refusal import plain_refusals
 from infra.rent import give_back
 from infra.stack_config import check_stack_name
 from infra.stack_files import project_of, stack_names
 from infra.tasks import STACK, cost, init, machine_of, preflight, sweep, sweep_up, up
 from infra.vm import vm_of
+from training.errors import RunError, UserError
 
 __all__ = [
     "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop", "sweep",
@@ -40,32 +41,32 @@ def down(c: Context, stack: str | None = None, without_sync: bool = False, secon
     machine, wait = machine_of(engine), _seconds(seconds)
     known = {*stack_names(), *engine.names()}
     if not machine and engine.stack not in known:
-        raise Refused(
+        raise UserError(
             f"stack {engine.stack}: there is no such file in configs/stacks, state or VM "
             f"(accepted: {', '.join(sorted(known)) or 'none'}); what costs money: ./fab sweep"
         )
     if machine and not without_sync:
         _bring_last_results(machine, engine.stack, wait)
     elif not machine and not without_sync and engine.exists() and engine.holds(INSTANCE):
-        raise Refused(
+        raise UserError(
             f"stack {engine.stack} has a VM, but was cut off before it could say how to reach it. Finish it: ./fab up --stack "
             f"{engine.stack}; or destroy it with what is on its disk: ./fab down --stack {engine.stack} --without-sync"
         )
     project = machine.project if machine else project_of(engine.stack)
     try:
         give_back(engine, machine)
-    except Failed as failure:  # what costs is told all the same
+    except RunError as failure:  # what costs is told all the same
         try:
             sweep_up(project, engine.stack, and_delete=False)
-        except Failed as left:
-            raise Failed(f"{failure}; {left}") from None
+        except RunError as left:
+            raise RunError(f"{failure}; {left}") from None
         raise
     sweep_up(project, engine.stack, and_delete=False)
 
 
 def _seconds(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
-        raise Refused(f"--seconds: {text} (accepted: a whole number of seconds)")
+        raise UserError(f"--seconds: {text} (accepted: a whole number of seconds)")
     return int(text)
 
 
@@ -82,7 +83,7 @@ def _bring_last_results(machine: MachineOutputs, stack: str, seconds: int) -> No
         wrong = not_proven(machine, vm)
         way = f"The VM is {vm.status}. To start it, so that it brings the rest: {machine.start}; then ./fab down --stack {stack}"
     if wrong:
-        raise Refused(
+        raise UserError(
             f"{machine.name} has not brought all its results ({wrong}). Nothing was destroyed; what is not in {machine.bucket} "
             f"would be lost. {way}. To destroy all the same: ./fab down --stack {stack} --without-sync"
         )

@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from bootstrap.connection import LOST, Host
 from bootstrap.steps import Action, Command, Copy
 from bootstrap.sync_progress import run_with_progress
-from infra.refusal import Failed
+from training.errors import RunError
 
 
 def apply(host: Host, actions: Iterable[Action]) -> int:
     """Do one after the other; what they print is seen.
 
     Returns: how many there were.
-    Raises: Failed or Refused with the first that does not come through; those before it hold.
+    Raises: RunError or UserError with the first that does not come through; those before it hold.
     """
     number = 0
     for action in actions:
@@ -27,7 +27,7 @@ def apply(host: Host, actions: Iterable[Action]) -> int:
         if isinstance(action, Command):
             code = _sync(host, action) if action.is_sync else host.show(action.shell, action.stdin).code
             if code:
-                raise Failed(
+                raise RunError(
                     f"{host.machine.label}: {action.does}: ended with exit code {code} (see above); the same command goes on there"
                 )
         else:

@@ -19,7 +19,7 @@ from bootstrap.shippable import a_few
 from bootstrap.shipping import Code, code, sha256_of, uv_binary
 from bootstrap.steps import LocalData, Wanted, idle_minutes_of, steps
 from bootstrap.tokens import env_file, tokens
-from infra.refusal import Refused
+from training.errors import UserError
 from training.sources.parse import Local, plan, to_json
 
 
@@ -38,7 +38,7 @@ class Here:
     def of(cls, data: Sequence[str]) -> "Here":
         """Judge the data that `--data` names, the code and the tokens.
 
-        Raises: Refused or Failed, with what stands in the way.
+        Raises: UserError or RunError, with what stands in the way.
         """
         local, sources = _planned(data)
         files = tuple((Path(os.path.abspath(each.path)), files_of(Path(each.path))) for each in local)  # a linked folder stays one
@@ -49,7 +49,7 @@ class Here:
 def bootstrap(host: Host, here: Here, swap_gib: int | None, idle_minutes: int | None, dry_run: bool) -> None:
     """Bring uv, code, environment, tokens and data to the machine; where all is there, nothing.
 
-    Raises: Refused or Failed, with what stands in the way.
+    Raises: UserError or RunError, with what stands in the way.
     """
     start = time.monotonic()
     project, facts = here.project, machine_facts.ask(host)
@@ -72,12 +72,12 @@ def _planned(data: Sequence[str]) -> tuple[tuple[Local, ...], str]:
     try:
         wanted = plan(data)
     except OSError as problem:  # a name that is too long, a folder that may not be read
-        raise Refused(f"--data: {problem.filename}: {problem.strerror} (accepted: a file or folder that you may read)") from None
+        raise UserError(f"--data: {problem.filename}: {problem.strerror} (accepted: a file or folder that you may read)") from None
     local = tuple(each.source for each in wanted if isinstance(each.source, Local))
     far = tuple(each for each in wanted if not isinstance(each.source, Local))
     for each in local:
         if not Path(each.path).exists():
-            raise Refused(
+            raise UserError(
                 f"--data: {each.path}: no such file or folder here (accepted: gs://, hf://, https://, a preset of configs/data/)"
             )
     return local, to_json(far) if far else ""
@@ -141,13 +141,13 @@ def _removed(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
 def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: Sequence[str]) -> None:
     """A run that lives has its code and its environment loaded by half: what it loads next, or after a crash, would be others.
 
-    Raises: Refused.
+    Raises: UserError.
     """
     code = [name for name in changed if name.startswith("training/")]
     other_environment = facts.environment != project.environment
     if facts.living and (code or other_environment):
         what = f"{len(code)} files of training/ ({code[0]})" if code else "its environment (uv.lock)"
-        raise Refused(
+        raise UserError(
             f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would change {what} under it; end it "
             "first: ./fab stop; or leave the code as it was"
         )
@@ -157,7 +157,7 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     """Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/."""
     project = Path(os.path.abspath(project))
     if project.is_relative_to(source):
-        raise Refused(f"--data: {source}: holds the project itself (accepted: a folder of data, such as data/screen)")
+        raise UserError(f"--data: {source}: holds the project itself (accepted: a folder of data, such as data/screen)")
     inside = source.relative_to(project) if source.is_relative_to(project) else None
     place = (
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
@@ -167,7 +167,7 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     known = next((each for each in brought(host, facts, record) if each.to == to), None)
     gone = tuple(sorted(known.files - set(files))) if known else ()
     if gone and facts.living:
-        raise Refused(
+        raise UserError(
             f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would remove {len(gone)} files of "
             f"{to} under it ({a_few(gone)}), which are gone here; end it first: ./fab stop"
         )
@@ -193,7 +193,7 @@ def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bo
 
 def _tell_about(facts: Facts, host: Host, swap_gib: int | None) -> None:
     if swap_gib and not facts.may_sudo:
-        raise Refused(
+        raise UserError(
             f"--swap-gib {swap_gib}: {host.machine.label} gives {facts.user} no sudo without a password, which swap needs"
         )
     if host.machine.is_rented and not facts.may_sudo:

@@ -13,7 +13,7 @@ from textwrap import shorten
 from bootstrap.machine import Machine
 from bootstrap.ssh_config import write_ssh_config
 from bootstrap.streams import Answer, capture, show
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped
 
 BOOT_SECONDS = 300  # an L4 VM answers 20 to 120 seconds after its creation
@@ -47,11 +47,11 @@ _OS_LOGIN_ADVICE = (
 )
 
 
-class Vanished(Failed):
+class Vanished(RunError):
     """What was copied was removed there meanwhile; the rest has come."""
 
 
-class Lost(Failed):
+class Lost(RunError):
     """The connection broke off. What was started there goes on: nothing there notices."""
 
     def __init__(self, machine: str, why: str, after: str = "the same command goes on where it stopped") -> None:
@@ -73,14 +73,14 @@ class Host:
         """Run a command and take what it prints.
 
         Units: `seconds` to wait at most.
-        Raises: Failed if the connection is lost, or after `seconds`.
+        Raises: RunError if the connection is lost, or after `seconds`.
         """
         try:
             answer = capture(self.ssh(command), stdin, seconds)
         except subprocess.TimeoutExpired:
-            raise Failed(f"{self.machine.label}: not done within {seconds:g} seconds") from None
-        except Failed as failure:
-            raise Failed(f"{self.machine.label}: {failure}") from None
+            raise RunError(f"{self.machine.label}: not done within {seconds:g} seconds") from None
+        except RunError as failure:
+            raise RunError(f"{self.machine.label}: {failure}") from None
         if answer.code == LOST:
             raise self.lost(answer.err)
         return answer
@@ -89,7 +89,7 @@ class Host:
         """Run a command whose output goes to the terminal, with what does not print escaped.
 
         Returns: its exit code, and the end of its standard error.
-        Raises: Failed if the connection is lost.
+        Raises: RunError if the connection is lost.
         """
         answer = show(self.ssh(command, *options), stdin)
         if answer.code == LOST:
@@ -109,15 +109,15 @@ class Host:
     def copy(self, source: str, to: str, *options: str, files: tuple[str, ...] | None = None) -> str:
         """Copy, and return what rsync prints.
 
-        Raises: Refused without rsync here or there; Failed if it does not come through.
+        Raises: UserError without rsync here or there; RunError if it does not come through.
         """
         words = self.rsync(source, to, *options, files=files)
         try:
             answer = capture(words, None if files is None else "".join(f"{name}\0" for name in files))
         except FileNotFoundError:
-            raise Refused("rsync is not installed here (macOS: brew install rsync; Debian: apt-get install rsync)") from None
-        except Failed as failure:
-            raise Failed(f"{self.machine.label}: rsync: {failure}") from None
+            raise UserError("rsync is not installed here (macOS: brew install rsync; Debian: apt-get install rsync)") from None
+        except RunError as failure:
+            raise RunError(f"{self.machine.label}: rsync: {failure}") from None
         if answer.code:
             raise self.copy_failed(answer.code, answer.err)
         return answer.out
@@ -125,16 +125,16 @@ class Host:
     def copy_failed(self, code: int, said: str) -> Exception:
         """What rsync's exit code means."""
         if re.search(r"rsync: (command )?not found|rsync: No such file", said) or code == 127:
-            return Refused(f"{self.machine.label}: rsync is not installed there (Debian, Ubuntu: sudo apt-get install rsync)")
+            return UserError(f"{self.machine.label}: rsync is not installed there (Debian, Ubuntu: sudo apt-get install rsync)")
         if "No space left on device" in said:
-            return Failed(f"{self.machine.label}: the disk is full: {in_a_line(said)}")
+            return RunError(f"{self.machine.label}: the disk is full: {in_a_line(said)}")
         if code == 1:  # usage: the rsync 2.6.9 and the openrsync of macOS know fewer options
-            return Refused(f"rsync here is too old ({in_a_line(said)}); needed: 3.1 or newer (macOS: brew install rsync)")
+            return UserError(f"rsync here is too old ({in_a_line(said)}); needed: 3.1 or newer (macOS: brew install rsync)")
         if code in (10, 12, 20, 30, 35, LOST):
             return self.lost(said)
         if code == 24 or (code == 23 and "No such file or directory" in said):
             return Vanished(f"{self.machine.label}: files were removed there during the copy: {in_a_line(said)}")
-        return Failed(f"{self.machine.label}: rsync failed: {in_a_line(said)}")
+        return RunError(f"{self.machine.label}: rsync failed: {in_a_line(said)}")
 
     def lost(self, said: str) -> Lost:
         """A connection that broke off: nothing is half-done that the same command does not mend, where nobody says otherwise."""
@@ -148,7 +148,8 @@ def connect(machine: Machine, seconds: float | None = None) -> Host:
     """Wait until the machine answers, saying so.
 
     Units: `seconds` to wait at most (default: 300 for a rented machine, which may be booting, otherwise 30).
-    Raises: Refused for what waiting cannot mend: an unknown host, a changed host key, a key that is not taken. Failed after that.
+    Raises: UserError for what waiting cannot mend: an unknown host, a changed host key, a key that is not taken.
+            RunError after that.
     """
     host = Host(machine, write_ssh_config(machine))
     limit = seconds or (BOOT_SECONDS if machine.is_rented else BOX_SECONDS)
@@ -160,7 +161,7 @@ def connect(machine: Machine, seconds: float | None = None) -> Host:
         waited = time.monotonic() - start
         _refuse_for_good(host, said, is_booting=machine.is_rented and waited < limit / 2)
         if waited > limit:
-            raise Failed(f"{machine.label} does not answer after {waited:.0f} seconds: {in_a_line(said)}")
+            raise RunError(f"{machine.label} does not answer after {waited:.0f} seconds: {in_a_line(said)}")
         if waited < 3 or time.monotonic() - told > 10:
             told = time.monotonic()
             print(f"waiting for {machine.label}: {in_a_line(said)} ({waited:.0f} of at most {limit:.0f} s)", flush=True)
@@ -186,7 +187,7 @@ def _try(host: Host) -> str | None:
                 timeout=90,
             )
         except FileNotFoundError:
-            raise Refused("ssh is not installed here (Debian, Ubuntu: apt-get install openssh-client)") from None
+            raise UserError("ssh is not installed here (Debian, Ubuntu: apt-get install openssh-client)") from None
         except subprocess.TimeoutExpired:
             return "no answer within 90 seconds"
         said.seek(0)
@@ -206,12 +207,12 @@ def _refuse_for_good(host: Host, said: str, is_booting: bool) -> None:
     known_hosts = offending[1] if offending else host.ssh_config.with_name("known_hosts")
     for pattern, advice in _FINAL:
         if pattern.search(said):
-            raise Refused(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({in_a_line(said)})")
+            raise UserError(f"{host.machine.label}: {advice.format(known_hosts=known_hosts)} ({in_a_line(said)})")
     if _NO_TUNNEL.search(said):
         advice = _TUNNEL_ADVICE.format(project=host.machine.os_login or "PROJECT")
-        raise Refused(f"{host.machine.label}: {advice} ({in_a_line(said)})")
+        raise UserError(f"{host.machine.label}: {advice} ({in_a_line(said)})")
     if _REFUSED_KEY.search(said) and not is_booting:  # keys and accounts come to a new VM some seconds after sshd
-        raise Refused(f"{host.machine.label}: {_key_advice(host.machine)} ({in_a_line(said)})")
+        raise UserError(f"{host.machine.label}: {_key_advice(host.machine)} ({in_a_line(said)})")
 
 
 def _key_advice(machine: Machine) -> str:

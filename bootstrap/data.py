@@ -17,7 +17,7 @@ from urllib.parse import quote
 from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.shippable import a_few
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped
 
 FORMAT = 1
@@ -32,7 +32,7 @@ Seen = tuple[int, int]
 def files_of(source: Path) -> tuple[str, ...]:
     """What rsync will bring of a folder, by name below it; of a file its own name. Links are followed.
 
-    Raises: Refused for a link to nothing, for what is no file, and for a name that no list of files can hold.
+    Raises: UserError for a link to nothing, for what is no file, and for a name that no list of files can hold.
     """
     if not source.is_dir():
         return (source.name,)
@@ -42,7 +42,7 @@ def files_of(source: Path) -> tuple[str, ...]:
             path = Path(folder, name)
             inside = str(path.relative_to(source))
             if not name.isprintable():
-                raise Refused(
+                raise UserError(
                     f"--data: {source}: '{escaped(inside)}': a file of this name cannot be copied to a machine; rename it"
                 )
             found += [inside] * (_kind(path, source) == "file")
@@ -50,24 +50,24 @@ def files_of(source: Path) -> tuple[str, ...]:
 
 
 def _kind(path: Path, source: Path) -> str:
-    """Raises: Refused for a link that leads nowhere or back to a folder it lies in, and for what is neither file nor folder."""
+    """Raises: UserError for a link that leads nowhere or back to a folder it lies in, and for what is neither file nor folder."""
     remedy = f"accepted: files and folders; remove it: rm {shlex.quote(str(path))}"
     try:
         mode = path.stat().st_mode
     except OSError as error:
         leads = f"a link to {escaped(os.readlink(path))}, which is not there" if path.is_symlink() else error.strerror
-        raise Refused(f"--data: {source}: {path.relative_to(source)} is {leads} ({remedy}, or mend the link)") from None
+        raise UserError(f"--data: {source}: {path.relative_to(source)} is {leads} ({remedy}, or mend the link)") from None
     if stat.S_ISDIR(mode):
         if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
-            raise Refused(f"--data: {source}: {path.relative_to(source)} is a link to a folder that it lies in ({remedy})")
+            raise UserError(f"--data: {source}: {path.relative_to(source)} is a link to a folder that it lies in ({remedy})")
         return "folder"
     if not stat.S_ISREG(mode):
-        raise Refused(f"--data: {source}: {path.relative_to(source)} is no file: a pipe, a socket or a device ({remedy})")
+        raise UserError(f"--data: {source}: {path.relative_to(source)} is no file: a pipe, a socket or a device ({remedy})")
     return "file"
 
 
 def _refuse_unreadable(error: OSError) -> None:
-    raise Refused(f"--data: {error.filename}: {error.strerror} (accepted: a folder that you may read)")
+    raise UserError(f"--data: {error.filename}: {error.strerror} (accepted: a folder that you may read)")
 
 
 def record_name(to: str, source: Path) -> str:
@@ -99,7 +99,7 @@ class Brought:
 def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
     """The records; `name` is that of one.
 
-    Raises: Failed for a record that is none.
+    Raises: RunError for a record that is none.
     """
     found = []
     place = shlex.quote(f"{facts.root}/brought")
@@ -113,7 +113,7 @@ def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
                 raise ValueError("a name leaves its folder")
             found.append(Brought(to, files, escaped(str(record.get("origin", "")))))
         except (ValueError, TypeError, LookupError, RecursionError):
-            raise Failed(
+            raise RunError(
                 f"{host.machine.label}: a record in {facts.root}/brought is none; remove that folder there by hand: "
                 "what was brought before is then no longer known"
             ) from None
@@ -121,17 +121,17 @@ def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
 
 
 def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Sequence[str], replaced: Sequence[str]) -> None:
-    """Raises: Refused where all that was brought would go, or what came from another laptop or folder: that may be a mistake."""
+    """Raises: UserError where all that was brought would go, or what came from another laptop or folder: that may be a mistake."""
     record, origin = f"brought/{record_name(known.to, source)}", origin_of(source)
     if lost := sorted({*gone, *replaced} if known.origin not in ("", origin) else ()):
-        raise Refused(
+        raise UserError(
             f"{host.machine.label}: {known.to} there came from {known.origin}, and {origin} would remove or replace {len(lost)} of "
             f"its files ({a_few(lost)}). Rename one of the two; or remove there what came from the other: "
             f"{_removal(host, facts, known, record)}; or, if both are the same data, let the machine forget where they came from: "
             f"{_by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
         )
     if known.files and len(gone) == len(known.files):
-        raise Refused(
+        raise UserError(
             f"{host.machine.label}: nothing that was brought to {known.to} is in {source} any more ({len(gone)} files: "
             f"{a_few(gone)}): is a disk not mounted? If they are to go there too: {_removal(host, facts, known, record)}; then the "
             "same command again"
@@ -158,7 +158,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
 
     Data that a machine downloads itself, and those of which this laptop has nothing, are for `training check` to judge.
 
-    Raises: Refused with the differences: files that are there alone would be trained on.
+    Raises: UserError with the differences: files that are there alone would be trained on.
     """
     patterns = list(_patterns(project, split))
     folders = sorted({folder for folder in map(_folder, patterns) if not folder or _stays_below(folder)})
@@ -177,7 +177,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
         lines += [f"{path}: is another one there" for path in sorted(mine.keys() & theirs.keys()) if mine[path] != theirs[path]]
     if lines:
         alone = {path for pattern, mine in here.items() if not _folder(pattern) for path in mine}
-        raise Refused(
+        raise UserError(
             _differ(host, facts, list(dict.fromkeys(lines)), [*filter(None, folders), *sorted(alone)], brought(host, facts))
         )
 

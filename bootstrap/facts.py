@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from bootstrap.connection import Host, in_a_line
 from infra.outputs import DATA
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.protocol import Count, Line, brief
 
 # POSIX sh, and nothing but what every Linux has. `$root` is where everything of ours lies.
@@ -120,7 +120,7 @@ class Facts:
     def of(cls, printed: str) -> "Facts":
         """From what the script printed; other lines (a greeting of the shell) are passed over.
 
-        Raises: Refused naming the fact that cannot be.
+        Raises: UserError naming the fact that cannot be.
         """
         told = dict(line.split("\t", 1) for line in printed.split("\n") if "\t" in line)
         kinds = {field.name: "bool" in str(field.type) for field in fields(cls)}
@@ -130,22 +130,22 @@ class Facts:
         except ValidationError as error:
             found = error.errors(include_url=False)[0]
             name = ".".join(str(part) for part in found["loc"])
-            raise Refused(f"{name}: {brief(found['input'])}: {brief(found['msg'], 240)}") from None
+            raise UserError(f"{name}: {brief(found['input'])}: {brief(found['msg'], 240)}") from None
 
 
 def ask(host: Host) -> Facts:
     """Everything at once.
 
-    Raises: Failed if the machine does not answer in a way that we understand.
+    Raises: RunError if the machine does not answer in a way that we understand.
     """
     folder = host.machine.folder
     root = f'root="$HOME{folder[1:]}"' if folder.startswith("~/") else f"root={folder}"
     answer = host.ask(f"{root}\n{_SCRIPT}")
     if answer.code or "\t" not in answer.out:
-        raise Failed(f"{host.machine.label}: does not say what it is: {in_a_line(answer.err or answer.out)}")
+        raise RunError(f"{host.machine.label}: does not say what it is: {in_a_line(answer.err or answer.out)}")
     try:
         return Facts.of(answer.out)
-    except Refused as refusal:
-        raise Failed(
+    except UserError as refusal:
+        raise RunError(
             f"{host.machine.label}: says of itself what cannot be: {refusal}; look at it by hand before you go on"
         ) from None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from infra.outputs import project_root
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import REPOSITORY, escaped, single_name
 
 ELSEWHERE = "another place: --into FOLDER"
@@ -18,26 +18,26 @@ ELSEWHERE = "another place: --into FOLDER"
 def folder_for(into: Path, name: str) -> Path:
     """`into`/NAME, after `into` was made; the name comes from outside.
 
-    Raises: Refused where it may not be written.
+    Raises: UserError where it may not be written.
     """
     single_name(name, "name of the run")
     into = _made(into)
     if into.resolve() in {Path(path).resolve() for path in [*sys.path, str(project_root())]}:
-        raise Refused(f"--into: {into}: Python imports from that folder, and a run's files must not become modules ({ELSEWHERE})")
+        raise UserError(f"--into: {into}: Python imports from that folder, and a run's files must not become modules ({ELSEWHERE})")
     target = into / name
     if target.is_symlink():
-        raise Refused(f"{target}: is a link, and a pull writes no further than its own folder ({ELSEWHERE})")
+        raise UserError(f"{target}: is a link, and a pull writes no further than its own folder ({ELSEWHERE})")
     if target.exists() and not target.is_dir():
-        raise Refused(f"{target}: is no folder ({ELSEWHERE})")
+        raise UserError(f"{target}: is no folder ({ELSEWHERE})")
     for path in _foreign(target):
-        raise Refused(
+        raise UserError(
             f"{escaped(str(path))}: is a link, a device, a repository of git or the like, which no run has: remove it ({ELSEWHERE})"
         )
     return target
 
 
 def refuse_other(target: Path, begun: str) -> None:
-    """Raises: Refused unless `target` is empty or holds the run that began as `begun`."""
+    """Raises: UserError unless `target` is empty or holds the run that began as `begun`."""
     if not target.exists() or not any(target.iterdir()):
         return
     try:
@@ -45,9 +45,9 @@ def refuse_other(target: Path, begun: str) -> None:
     except (OSError, ValueError):
         here = None
     if here is None:
-        raise Refused(f"{target}: is not empty and holds no run ({ELSEWHERE})")
+        raise UserError(f"{target}: is not empty and holds no run ({ELSEWHERE})")
     if here != begun:
-        raise Refused(f"{target}: holds another run of this name ({ELSEWHERE})")
+        raise UserError(f"{target}: holds another run of this name ({ELSEWHERE})")
 
 
 def beginning_of(text: str) -> str | None:
@@ -62,7 +62,7 @@ def beginning_of(text: str) -> str | None:
 def remove_foreign(target: Path, source: str) -> None:
     """Take away what `source` sent and is no regular file or folder of a printable name: rsync and the bucket should let none pass.
 
-    Raises: Failed if there was any.
+    Raises: RunError if there was any.
     """
     found = list(_foreign(target))
     for path in found:
@@ -71,7 +71,7 @@ def remove_foreign(target: Path, source: str) -> None:
         else:
             path.unlink()
     if found:
-        raise Failed(
+        raise RunError(
             f"{source}: it sent {escaped(str(found[0].relative_to(target)))!r}, no regular file of a printable name; it was "
             "removed. Do not trust the rest"
         )
@@ -90,9 +90,9 @@ def _made(into: Path) -> Path:
     into = into.absolute()
     above = next(folder for folder in (into, *into.parents) if folder.exists())
     if not above.is_dir():
-        raise Refused(f"--into: {into}: {above} is no folder")
+        raise UserError(f"--into: {into}: {above} is no folder")
     try:
         into.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise Refused(f"--into: {into}: {error.strerror}") from None
+        raise UserError(f"--into: {into}: {error.strerror}") from None
     return into

@@ -4,8 +4,8 @@ from bootstrap.connection import connect, in_a_line
 from bootstrap.machine import rented
 from bootstrap.off import ask_bucket
 from infra.outputs import DATA, LAST_SYNC_HOOK, RUNS, MachineOutputs
-from infra.refusal import Failed, Refused
 from infra.vm import Vm
+from training.errors import RunError, UserError
 
 CONNECT_SECONDS = 60
 # Nothing to bring is said only where it is sure: the disk is mounted, no bootstrap has left its hook on it, and no run its folder.
@@ -33,7 +33,7 @@ def not_proven(machine: MachineOutputs, vm: Vm) -> str | None:
             end="",
             flush=True,
         )
-    except (Refused, Failed) as error:
+    except (UserError, RunError) as error:
         return str(error)
     return None
 
@@ -47,7 +47,7 @@ def last_sync(machine: MachineOutputs, seconds: float) -> str | None:
     print(f"-> {machine.name}: its runs end with a checkpoint; last results go to gs://{machine.bucket}", flush=True)
     try:
         done = connect(rented(machine), min(seconds, CONNECT_SECONDS)).ask(COMMAND, seconds=seconds)
-    except (Refused, Failed) as error:
+    except (UserError, RunError) as error:
         return str(error)
     if done.code == 0:
         return None

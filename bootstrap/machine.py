@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from infra.outputs import RUNS, MachineOutputs
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 HOST_VARIABLE, FOLDER_VARIABLE = "INCUBATOR_HOST", "INCUBATOR_FOLDER"
 ANY_BOX_FOLDER = "~/incubator"
 _HOST = re.compile(r"^(?:(?P<user>\w[\w.-]*)@)?(?P<address>\[[0-9A-Fa-f:.]+\]|\w[\w.-]*)(?::(?P<port>\d+))?$", re.ASCII)
 
 
-class NotUp(Refused):
+class NotUp(UserError):
     """The stack (None: the one that is selected) is there, and rents nothing at the moment."""
 
     def __init__(self, message: str, stack: str | None) -> None:
@@ -65,34 +65,34 @@ class Machine:
 def machine_of(stack: str | None, host: str | None, folder: str | None) -> Machine:
     """The machine that a verb was told, or that the environment names: `--host` goes before a stack.
 
-    Raises: Refused if what was told is no host, or the stack rents none.
+    Raises: UserError if what was told is no host, or the stack rents none.
     """
     if stack and host:
-        raise Refused(f"--stack {stack} --host {host}: one machine at a time; leave one out")
+        raise UserError(f"--stack {stack} --host {host}: one machine at a time; leave one out")
     host = host or (None if stack else os.environ.get(HOST_VARIABLE))
     folder = folder or (os.environ.get(FOLDER_VARIABLE) if host else None)
     if host:
         return box(host, folder or ANY_BOX_FOLDER)
     if folder:
-        raise Refused(f"--folder {folder}: a rented machine keeps everything in {RUNS}; --folder goes with --host")
+        raise UserError(f"--folder {folder}: a rented machine keeps everything in {RUNS}; --folder goes with --host")
     return rented(outputs_of(stack))
 
 
 def box(host: str, folder: str) -> Machine:
     """Any Linux machine, as `user@host:port`; user, port and key may also stand in ~/.ssh/config.
 
-    Raises: Refused if that is not what was typed.
+    Raises: UserError if that is not what was typed.
     """
     found = _HOST.match(host)
     if not found or not 0 < int(found["port"] or 22) < 65536:
-        raise Refused(f"--host: {host}: accepted: [user@]host[:port], a name of ~/.ssh/config, or an IPv6 address in []")
+        raise UserError(f"--host: {host}: accepted: [user@]host[:port], a name of ~/.ssh/config, or an IPv6 address in []")
     if (
         not folder.startswith(("/", "~/"))
         or not folder.strip("/~")
         or ".." in folder.split("/")
         or re.search(r"[^\w./~+=@-]", folder)
     ):
-        raise Refused(
+        raise UserError(
             f"--folder: {folder}: accepted: a path from / or ~/, of letters, digits and . _ - + = @ (default {ANY_BOX_FOLDER})"
         )
     address = found["address"].strip("[]")
@@ -128,24 +128,26 @@ def rented(outputs: MachineOutputs) -> Machine:
 def outputs_of(stack: str | None) -> MachineOutputs:
     """`pulumi stack output --json` of a stack: the one that is named, $PULUMI_STACK, or the one that is selected.
 
-    Raises: Refused if there is no engine or no stack; NotUp if the stack rents nothing at the moment.
+    Raises: UserError if there is no engine or no stack; NotUp if the stack rents nothing at the moment.
     """
     chosen = stack or os.environ.get("PULUMI_STACK")
     words = ["pulumi", "stack", "output", "--json", "--non-interactive", *(("--stack", chosen) if chosen else ())]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
-        raise Refused("there is no pulumi on the PATH, which knows the rented machine; another machine: --host user@host") from None
+        raise UserError(
+            "there is no pulumi on the PATH, which knows the rented machine; another machine: --host user@host"
+        ) from None
     except subprocess.TimeoutExpired:
-        raise Failed(f"{' '.join(words)}: no answer within 120 seconds") from None
+        raise RunError(f"{' '.join(words)}: no answer within 120 seconds") from None
     if done.returncode:
         said = " ".join(line.removeprefix("error: ") for line in done.stderr.splitlines() if not line.startswith("warning:"))
-        raise Refused(
+        raise UserError(
             f"which machine? {' '.join(said.split())} (accepted: --stack NAME, the one that `pulumi stack select` chose, or "
             "--host user@host)"
         )
     values = json.loads(done.stdout or "{}")
     try:
         return MachineOutputs.of(values, chosen or "that is selected")
-    except Refused as refusal:
+    except UserError as refusal:
         raise NotUp(str(refusal), chosen) from None

@@ -10,8 +10,8 @@ from bootstrap.machine import Machine, NotUp, machine_of
 from bootstrap.streams import capture, show
 from bootstrap.table import runs_table
 from infra.outputs import MachineOutputs
-from infra.refusal import Failed, Refused
 from infra.vm import Vm, vm_of, without_vm
+from training.errors import RunError, UserError
 from training.supervision.report import Status, from_json
 
 
@@ -27,7 +27,7 @@ class Off:
 def find(stack: str | None, host: str | None, folder: str | None) -> Machine | Off:
     """The machine that a verb means. Of a stack's machine Google is asked first: one that is off is not waited for.
 
-    Raises: Refused or Failed as `machine_of`; as gcloud, where only gcloud leads to the machine.
+    Raises: UserError or RunError as `machine_of`; as gcloud, where only gcloud leads to the machine.
     """
     try:
         machine = machine_of(stack, host, folder)
@@ -37,7 +37,7 @@ def find(stack: str | None, host: str | None, folder: str | None) -> Machine | O
         return machine
     try:
         vm = vm_of(machine.outputs)
-    except (Refused, Failed):
+    except (UserError, RunError):
         if machine.proxy is not None:
             raise
         return machine  # SSH needs no gcloud here
@@ -49,11 +49,11 @@ def find(stack: str | None, host: str | None, folder: str | None) -> Machine | O
 def on(stack: str | None, host: str | None, folder: str | None) -> Machine:
     """`find`, for a verb that needs a machine that answers.
 
-    Raises: Refused also if it is off, with the way back.
+    Raises: UserError also if it is off, with the way back.
     """
     found = find(stack, host, folder)
     if isinstance(found, Off):
-        raise Refused("\n".join([*found.lines, f"What its runs have left in {found.bucket}: ./fab status, ./fab pull"]))
+        raise UserError("\n".join([*found.lines, f"What its runs have left in {found.bucket}: ./fab status, ./fab pull"]))
     return found
 
 
@@ -81,7 +81,7 @@ def _words(machine: MachineOutputs, vm: Vm | None) -> tuple[str, ...]:
 def status_of_bucket(bucket: str) -> Status:
     """How the runs of a bucket stand, by what it has.
 
-    Raises: Refused or Failed in the words of the bucket.
+    Raises: UserError or RunError in the words of the bucket.
     """
     return from_json(ask_bucket("bucket-status", bucket), bucket)
 
@@ -96,24 +96,24 @@ def table_of_bucket(bucket: str, lines: Sequence[str] = ()) -> str:
 def logs_of_bucket(bucket: str, name: str | None, lines: int) -> None:
     """The end of a run's log, as it was last pushed.
 
-    Raises: Refused or Failed, as said by the bucket before it.
+    Raises: UserError or RunError, as said by the bucket before it.
     """
     words = [*([name] if name else []), "--lines", str(lines)]
     code = show(on_this_laptop("bucket-log", bucket, *words)).code
     if code:
-        raise (Refused if code == 2 else Failed)(f"no log came from {bucket} (see above)")
+        raise (UserError if code == 2 else RunError)(f"no log came from {bucket} (see above)")
 
 
 def ask_bucket(*words: str) -> str:
     """What a verb about a bucket prints.
 
-    Raises: Refused or Failed in its words.
+    Raises: UserError or RunError in its words.
     """
     answer = capture(on_this_laptop(*words))
     if answer.code:
         said = answer.err.strip().splitlines()
         message = (said[-1] if said else f"exit code {answer.code}").removeprefix("refused: ").removeprefix("failed: ")
-        raise (Refused if answer.code == 2 else Failed)(message)
+        raise (UserError if answer.code == 2 else RunError)(message)
     return answer.out
 
 

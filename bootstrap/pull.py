@@ -14,7 +14,7 @@ from bootstrap.folder import beginning_of, folder_for, refuse_other, remove_fore
 from bootstrap.off import ask_bucket, on_this_laptop
 from bootstrap.runs import job_of
 from bootstrap.streams import show
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import single_name
 
 ROUNDS = 5
@@ -36,17 +36,19 @@ _MANIFEST = re.compile(r"checkpoints/step=\d{9,18}/MANIFEST\.json")
 def pull(host: Host, name: str | None, into: Path) -> Path:
     """Bring a run's directory to `into`/NAME, and verify its checkpoints.
 
-    Raises: Refused if there is another run, or anything else, in that folder; Failed if a checkpoint does not verify, or what
+    Raises: UserError if there is another run, or anything else, in that folder; RunError if a checkpoint does not verify, or what
         came is no run directory.
     """
     facts, job = job_of(host, name)
     target, source = folder_for(into, job.name), f"{facts.root}/runs/{job.name}"
     there = host.ask(f"cat {shlex.quote(f'{source}/run.json')}")
     if there.code:
-        raise Refused(f"{host.machine.label}: {job.name} has left nothing yet; how far it is: ./fab status")
+        raise UserError(f"{host.machine.label}: {job.name} has left nothing yet; how far it is: ./fab status")
     begun = beginning_of(there.out)
     if begun is None:
-        raise Failed(f"{host.machine.label}: {source}/run.json is no record of a run; nothing was pulled. Look at it there by hand")
+        raise RunError(
+            f"{host.machine.label}: {source}/run.json is no record of a run; nothing was pulled. Look at it there by hand"
+        )
     refuse_other(target, begun)
     target.mkdir(parents=True, exist_ok=True)
     partial = target / ".run.json.partial"
@@ -63,7 +65,7 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
     remove_foreign(target, host.machine.label)
     _verify(target)
     if job.checkpoint_step is not None and not list(target.glob("checkpoints/step=*/MANIFEST.json")):
-        raise Failed(f"{target}: no checkpoint came, and {host.machine.label} has one of step {job.checkpoint_step}; pull again")
+        raise RunError(f"{target}: no checkpoint came, and {host.machine.label} has one of step {job.checkpoint_step}; pull again")
     print(f"{target}: pulled from {host.machine.label} and verified in {time.monotonic() - start:.1f} s")
     print(next_steps(target))
     return target
@@ -74,20 +76,20 @@ def pull_from_bucket(bucket: str, name: str | None, into: Path) -> Path:
 
     Without a name it is the only run of the bucket.
 
-    Raises: Refused if that is none, naming those that the bucket has; Refused or Failed as what does it.
+    Raises: UserError if that is none, naming those that the bucket has; UserError or RunError as what does it.
     """
     if name is None:
         known = _runs_in(bucket)
         if known == "none" or ", " in known:
-            raise Refused(f"{bucket}: which run? --run NAME (in the bucket: {known})")
+            raise UserError(f"{bucket}: which run? --run NAME (in the bucket: {known})")
         name = known
     target = folder_for(into, single_name(name, "--run"))
     start = time.monotonic()
     code = show(on_this_laptop("pull", bucket, name, str(target), "--all", root=into)).code
     if code == 2 and name not in (known := _runs_in(bucket)).split(", "):
-        raise Refused(f"{bucket}: has no run {name} (in the bucket: {known})")
+        raise UserError(f"{bucket}: has no run {name} (in the bucket: {known})")
     if code:
-        raise (Refused if code == 2 else Failed)(f"{name} could not be pulled from {bucket} (see above)")
+        raise (UserError if code == 2 else RunError)(f"{name} could not be pulled from {bucket} (see above)")
     remove_foreign(target, bucket)
     print(f"{target}: pulled from {bucket} and verified in {time.monotonic() - start:.1f} s")
     print(next_steps(target))
@@ -113,14 +115,14 @@ def next_steps(target: Path) -> str:
 def _bring(host: Host, source: str, target: Path) -> None:
     """Payloads first, then the manifests of those that came whole: what a cut leaves here does not count as a checkpoint.
 
-    Raises: Vanished if something was removed there meanwhile; Failed for a listing that is none.
+    Raises: Vanished if something was removed there meanwhile; RunError for a listing that is none.
     """
     host.copy(f":{source}/", f"{target}/", *_OPTIONS, "--exclude=MANIFEST.json")
     listed = host.ask(f"cd {shlex.quote(source)} && ls -d checkpoints/step=*/MANIFEST.json 2>/dev/null").out.split("\n")
     listed = [name for name in listed if name]
     for name in listed:
         if not _MANIFEST.fullmatch(name):
-            raise Failed(
+            raise RunError(
                 f"{host.machine.label}: lists {name[:200]!r} as a manifest (accepted: checkpoints/step=NUMBER/MANIFEST.json)"
             )
     for folder in target.glob("checkpoints/step=*"):  # half there, and gone where it came from
@@ -132,9 +134,9 @@ def _bring(host: Host, source: str, target: Path) -> None:
 
 
 def _verify(target: Path) -> None:
-    """Raises: Failed if a checkpoint that was brought has not the files of its manifest."""
+    """Raises: RunError if a checkpoint that was brought has not the files of its manifest."""
     if show(on_this_laptop("verify", str(target), root=target)).code:
-        raise Failed(f"{target}: not all of it is as it was written (see above); remove what is named there, and pull again")
+        raise RunError(f"{target}: not all of it is as it was written (see above); remove what is named there, and pull again")
 
 
 def _runs_in(bucket: str) -> str:

@@ -19,10 +19,10 @@ from bootstrap.facts import Facts
 from bootstrap.shipping import code
 from bootstrap.table import limit_lines, table
 from bootstrap.verbs import ask_verb, show_verb, update_advice
-from infra.refusal import Failed, Refused
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
+from training.errors import RunError, UserError
 from training.supervision.job import FORMAT
 from training.supervision.report import JobStatus, Status, from_json
 from training.supervision.staging import TAKE_OVER
@@ -41,8 +41,8 @@ def train(
 
     `take_over`: another machine, which is gone for good, still has the run's lease in the bucket.
 
-    Raises: Refused for a configuration that cannot be, a machine without a bootstrap, or a run of this name that lives; Failed if
-        it dies before its first step, with the end of its log.
+    Raises: UserError for a configuration that cannot be, a machine without a bootstrap, or a run of this name that lives;
+        RunError if it dies before its first step, with the end of its log.
     """
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
@@ -88,7 +88,7 @@ def train(
 
 def _need_systemd(host: Host, facts: Facts) -> None:
     if not (facts.systemctl and facts.may_sudo):
-        raise Refused(
+        raise UserError(
             f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
         )
 
@@ -96,13 +96,13 @@ def _need_systemd(host: Host, facts: Facts) -> None:
 def _wait(host: Host, facts: Facts, name: str, staged: str) -> None:
     """Until the first optimizer step is done.
 
-    Raises: Refused if another start was quicker; Failed if there is none.
+    Raises: UserError if another start was quicker; RunError if there is none.
     """
     code = show_verb(host, facts, "wait", name, "--from", staged)
     if code == 2:
-        raise Refused(f"{host.machine.label}: {name} was not started (see above)")
+        raise UserError(f"{host.machine.label}: {name} was not started (see above)")
     if code:
-        raise Failed(f"{host.machine.label}: {name} did not reach its first step (see above); the whole log: ./fab logs")
+        raise RunError(f"{host.machine.label}: {name} did not reach its first step (see above); the whole log: ./fab logs")
 
 
 def _started(host: Host, facts: Facts, name: str, bucket: str | None) -> str:
@@ -131,31 +131,31 @@ def _estimated(host: Host, facts: Facts, name: str) -> JobStatus | None:
 def validated(run: Path | None, settings: Sequence[str], bucket: str | None = None) -> RunConfig:
     """The run's configuration, judged on this laptop without torch.
 
-    Raises: Refused as `training fit` refuses, and for paths that mean nothing on the machine.
+    Raises: UserError as `training fit` refuses, and for paths that mean nothing on the machine.
     """
     if run is None:
         files = ", ".join(sorted(f"configs/runs/{path.name}" for path in (ROOT / "configs" / "runs").glob("*.yaml")))
-        raise Refused(f"which run? --run RUN.yaml, with --set KEY=VALUE laid over it (there are {files}, or your own)")
+        raise UserError(f"which run? --run RUN.yaml, with --set KEY=VALUE laid over it (there are {files}, or your own)")
     config = load_config(run, list(settings))
     for key, path in (
         ("data.split", config.data.split),
         ("data.perturbation_features_file", config.data.perturbation_features_file),
     ):
         if path is not None and (path.startswith(("/", "~")) or ".." in Path(path).parts):
-            raise Refused(
+            raise UserError(
                 f"{run}: {key}: {path}: on the machine, paths start at the project's folder (accepted: data/..., or a file of "
                 "the project)"
             )
     default = RunConfig.model_fields["output_dir"].default
     if config.output_dir != default:  # refused, as every setting that has no effect: results are looked for where it says
-        raise Refused(
+        raise UserError(
             f"{run}: output_dir: {config.output_dir}: has no effect on the machine, where results lie in its own runs/ and in the "
             f"bucket (leave it out, or add --set output_dir={default}; where `./fab pull` puts them: --into)"
         )
     if bucket is not None and not (_BUCKET.fullmatch(bucket) and bucket.isprintable()):
-        raise Refused(f"--bucket: {bucket}: accepted: gs://BUCKET, gs://BUCKET/PREFIX, or file:///FOLDER of the machine")
+        raise UserError(f"--bucket: {bucket}: accepted: gs://BUCKET, gs://BUCKET/PREFIX, or file:///FOLDER of the machine")
     if config.overwrite or config.resume:
-        raise Refused(f"{run}: resume and overwrite are decided on the machine: a run goes on if it has begun; leave them out")
+        raise UserError(f"{run}: resume and overwrite are decided on the machine: a run goes on if it has begun; leave them out")
     return config
 
 
@@ -192,7 +192,7 @@ def stop(host: Host, name: str | None, seconds: int | None = None) -> None:
 
     Units: `seconds` to wait at most; None is an hour.
 
-    Raises: Failed if it is not safe to destroy the machine after it.
+    Raises: RunError if it is not safe to destroy the machine after it.
     """
     facts, job = job_of(host, name)
     words = () if seconds is None else ("--seconds", str(seconds))
@@ -202,7 +202,7 @@ def stop(host: Host, name: str | None, seconds: int | None = None) -> None:
         again = f"{job.name} ends there all the same; whether all is in the bucket: ./fab stop --run {job.name}"
         raise lost.then(again) from None
     if code:
-        raise Failed(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
+        raise RunError(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
 
 
 def _check(host: Host, facts: Facts, config: RunConfig, staged: str) -> None:
@@ -215,7 +215,7 @@ def _check(host: Host, facts: Facts, config: RunConfig, staged: str) -> None:
     answer = host.ask(f"cd {_q(f'{facts.root}/code')} && exec {shlex.join(words)}", seconds=1800)
     if answer.code:
         said = (answer.err.strip() or answer.out.strip())[-4000:]
-        raise (Refused if answer.code == 2 else Failed)(
+        raise (UserError if answer.code == 2 else RunError)(
             f"{host.machine.label}: {said.removeprefix('refused: ').removeprefix('failed: ')}{_other_version(facts)}"
         )
     print(f"   done in {time.monotonic() - start:.1f} s", flush=True)
@@ -225,7 +225,7 @@ def _other_version(facts: Facts) -> str:
     """A remark where the code there is not this laptop's: what is accepted here may be refused there for that alone."""
     try:
         here = code().commit
-    except (Refused, Failed):
+    except (UserError, RunError):
         return ""
     return "" if here == facts.commit else f" (the code there is not that of this laptop. {update_advice(facts)})"
 
@@ -235,12 +235,14 @@ def _known_bucket(host: Host, known: JobStatus | None) -> str | None:
     if known is None or known.bucket is None:
         return None
     if not _BUCKET.fullmatch(known.bucket):
-        raise Failed(f"{host.machine.label}: says that {known.name} goes to {known.bucket}, which is no bucket; name it: --bucket")
+        raise RunError(
+            f"{host.machine.label}: says that {known.name} goes to {known.bucket}, which is no bucket; name it: --bucket"
+        )
     return known.bucket
 
 
 def _need_folder(host: Host, bucket: str | None) -> None:
-    """Raises: Refused unless a bucket that is a folder of the machine is there and may be written."""
+    """Raises: UserError unless a bucket that is a folder of the machine is there and may be written."""
     if bucket is None or not bucket.startswith("file://"):
         return
     folder = unquote(urlsplit(bucket).path).rstrip("/") or "/"
@@ -248,7 +250,7 @@ def _need_folder(host: Host, bucket: str | None) -> None:
     if answer.code:
         make = shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, f"mkdir -p {_q(folder)}"])
         what = f"which is not there; make it: {make}" if answer.code == 3 else "which you may not write (take another folder)"
-        raise Refused(f"--bucket {bucket}: is the folder {folder} of {host.machine.label}, not of this laptop, {what}")
+        raise UserError(f"--bucket {bucket}: is the folder {folder} of {host.machine.label}, not of this laptop, {what}")
 
 
 def _start(host: Host, facts: Facts, name: str, staged: str, systemd: bool) -> None:
@@ -263,17 +265,17 @@ def _start(host: Host, facts: Facts, name: str, staged: str, systemd: bool) -> N
 
 
 def need_bootstrap(host: Host, facts: Facts) -> None:
-    """Raises: Refused if the machine is not ready for a run."""
+    """Raises: UserError if the machine is not ready for a run."""
     if not facts.environment or not facts.code:
         what = "its code is missing, or there by half" if facts.environment else "there is no environment"
-        raise Refused(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
+        raise UserError(f"{host.machine.label}: is not ready: {what} in {facts.root}; run: ./fab bootstrap")
 
 
 def _need_whole_bootstrap(host: Host, facts: Facts) -> None:
     """As `need_bootstrap`, and with the hooks: they go on with a run after a reboot, and bring its last results to the bucket."""
     need_bootstrap(host, facts)
     if len(facts.hooks.split()) < 2:
-        raise Refused(
+        raise UserError(
             f"{host.machine.label}: is not ready: its hooks (boot-hook, last-sync) are missing in {facts.root}; "
             "run: ./fab bootstrap"
         )
@@ -291,7 +293,7 @@ def _refuse_living(host: Host, there: Status, name: str, bucket: str | None) -> 
             print(f"{name} only pushes, to {job.bucket}: from now on it goes to {bucket}", flush=True)
             continue
         if job.supervisor_pid is not None and job.name == name:
-            raise Refused(
+            raise UserError(
                 f"{host.machine.label}: {name} is {job.phase} already, at step {job.step} of {job.total_steps or '?'}; "
                 f"end it first: ./fab stop --run {name}"
             )
@@ -303,14 +305,14 @@ def _refuse_living(host: Host, there: Status, name: str, bucket: str | None) -> 
 def _status(host: Host, facts: Facts) -> Status:
     answer = ask_verb(host, facts, "status")
     if answer.code:
-        raise Failed(f"{host.machine.label}: {in_a_line((answer.err or answer.out)[-300:])}")
+        raise RunError(f"{host.machine.label}: {in_a_line((answer.err or answer.out)[-300:])}")
     return from_json(answer.out, host.machine.label)
 
 
 def job_of(host: Host, name: str | None) -> tuple[Facts, JobStatus]:
     """The run that is meant: the only one, or the one that is named.
 
-    Raises: Refused if that is none.
+    Raises: UserError if that is none.
     """
     facts = machine_facts.ask(host)
     need_bootstrap(host, facts)
@@ -320,14 +322,14 @@ def job_of(host: Host, name: str | None) -> tuple[Facts, JobStatus]:
     if name is None and len(found) > 1:
         found = [job for job in found if (job.supervisor_pid is not None)]
     if len(found) != 1:
-        raise Refused(f"{host.machine.label}: {f'no run {name}' if name else 'which run? name it'} (there: {names})")
+        raise UserError(f"{host.machine.label}: {f'no run {name}' if name else 'which run? name it'} (there: {names})")
     return facts, found[0]
 
 
 def _sure(host: Host, command: str, stdin: str = "") -> None:
     answer = host.ask(command, stdin)
     if answer.code:
-        raise Failed(f"{host.machine.label}: {in_a_line((answer.err or answer.out)[-300:]) or f'exit code {answer.code}'}")
+        raise RunError(f"{host.machine.label}: {in_a_line((answer.err or answer.out)[-300:]) or f'exit code {answer.code}'}")
 
 
 def _q(text: str) -> str:

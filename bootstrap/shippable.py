@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from infra.refusal import Refused
+from training.errors import UserError
 
 # What git does not track, in bytes: over this it is data, not code. What git tracks was chosen by somebody, and each clone has it.
 LARGEST_FILE = 10 * 2**20
@@ -44,12 +44,14 @@ class Shippable:
 def shippable(folder: Path, tracked: Collection[str], untracked: Collection[str]) -> Shippable:
     """Judge all that git tracks and all that it neither tracks nor ignores.
 
-    Raises: Refused for names that cannot travel, for what looks like a secret, and for what is too large and not in git.
+    Raises: UserError for names that cannot travel, for what looks like a secret, and for what is too large and not in git.
     """
     names = {name for name in (*tracked, *untracked) if not _NEVER.fullmatch(name)}
     odd = sorted(name for name in names if not name.isprintable())
     if odd:
-        raise Refused(f"{folder}: {odd[0]!a}: a file of this name cannot be copied to a machine (rename it, or let git ignore it)")
+        raise UserError(
+            f"{folder}: {odd[0]!a}: a file of this name cannot be copied to a machine (rename it, or let git ignore it)"
+        )
     environments = _environments(names)
     repositories = {name for name in names if (folder / name).is_dir() and not (folder / name).is_symlink()}
     files = {
@@ -97,7 +99,7 @@ def _refuse_secrets(folder: Path, files: Iterable[str], tracked: Collection[str]
         if known
         else ""
     )
-    raise Refused(
+    raise UserError(
         f"{a_few(f'{name} ({why})' for name, why in found.items())}: looks like a secret, and would travel to the machine as code. "
         f"Let git ignore it: a line {_line(first)} in .gitignore.{also} Tokens that a run needs: KEY=VALUE lines in .env. If it is "
         f"no secret and a run reads it: --data {shlex.quote(first)}, once git ignores it"
@@ -124,7 +126,7 @@ def _refuse_large(folder: Path, untracked: Iterable[str]) -> None:
     first, above = largest[0], PurePosixPath(largest[0]).parts[0]
     folder_line = f", or {_line(above)}/ for all of {above}/" if above != first else ""
     each = a_few(f"{name} ({megabytes(sizes[name])})" for name in largest)
-    raise Refused(
+    raise UserError(
         f"{each}: not in git, and too large to travel as code (accepted: "
         f"{LARGEST_FILE >> 20} MiB a file, {LARGEST_TOTAL >> 20} MiB in all; here {megabytes(total)} in all). Let git ignore it: a "
         f"line {_line(first)} in .gitignore{folder_line}. If a run reads it: --data {shlex.quote(first)}, once git ignores it"

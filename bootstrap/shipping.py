@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bootstrap import locked
 from bootstrap.shippable import a_few, megabytes, shippable
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 ROOT = Path(__file__).parent.parent
 # uv comes from the package index by way of this laptop: a machine needs no pip, no Python and no path to another download. This
@@ -55,7 +55,8 @@ class Code:
 def code(folder: Path = ROOT) -> Code:
     """Tracked files and those that git does not ignore, after uv.lock was brought up to date and compared with requirements.lock.
 
-    Raises: Refused outside a git repository, or if requirements.lock does not allow what uv resolved; Failed if uv cannot resolve.
+    Raises: UserError outside a git repository, or if requirements.lock does not allow what uv resolved;
+        RunError if uv cannot resolve.
     """
     check_lock(folder)
     tracked, untracked = (_listed(folder, kind) for kind in ("--cached", "--others"))
@@ -75,42 +76,42 @@ def _listed(folder: Path, kind: str) -> set[str]:
     try:
         done = subprocess.run(["git", "ls-files", kind, "--exclude-standard", "-z"], cwd=folder, capture_output=True)
     except OSError:
-        raise Refused("git is not installed here (Debian, Ubuntu: apt-get install git; macOS: xcode-select --install)") from None
+        raise UserError("git is not installed here (Debian, Ubuntu: apt-get install git; macOS: xcode-select --install)") from None
     if done.returncode:
         why = " ".join(os.fsdecode(done.stderr).split()).removeprefix("fatal: ")
-        raise Refused(f"{folder}: git cannot list the files of this folder, which are what goes to the machine ({why})")
+        raise UserError(f"{folder}: git cannot list the files of this folder, which are what goes to the machine ({why})")
     return {os.fsdecode(name) for name in done.stdout.split(b"\0") if name}
 
 
 def check_lock(folder: Path = ROOT) -> None:
     """Compare what uv resolves with requirements.lock; from then on this process's uv takes the uv.lock that was compared.
 
-    Raises: Refused if they differ; Failed if uv cannot resolve.
+    Raises: UserError if they differ; RunError if uv cannot resolve.
     """
     try:
         locked.check(str(uv()), folder)
     except locked.Unlocked as problem:
-        raise Refused(str(problem)) from None
+        raise UserError(str(problem)) from None
     except locked.Unresolved as problem:
-        raise Failed(str(problem)) from None
+        raise RunError(str(problem)) from None
     os.environ["UV_FROZEN"] = "1"
 
 
 def uv_version() -> str:
     """The pinned version of uv.
 
-    Raises: Failed if its file has none.
+    Raises: RunError if its file has none.
     """
     pinned = re.match(r"uv==([\w.]+)", (ROOT / UV_PIN).read_text())
     if not pinned:
-        raise Failed(f"{UV_PIN}: begins with no uv==VERSION (to get it back: git checkout {UV_PIN})")
+        raise RunError(f"{UV_PIN}: begins with no uv==VERSION (to get it back: git checkout {UV_PIN})")
     return pinned[1]
 
 
 def uv_binary(arch: str) -> Path:
     """The pinned uv for Linux on `arch`, its wheel verified by SHA-256; brought once into .tools/.
 
-    Raises: Failed if the package index cannot be reached, or hands out something else.
+    Raises: RunError if the package index cannot be reached, or hands out something else.
     """
     folder = ROOT / ".tools" / f"uv-{uv_version()}-{arch}"
     binary = folder / "bin" / "uv"
@@ -119,7 +120,7 @@ def uv_binary(arch: str) -> Path:
         words += ["--only-binary", ":all:", "--no-deps", "--require-hashes", "--no-config", "--reinstall", "-r", str(UV_PIN)]
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, env=_plain())
         if done.returncode:
-            raise Failed(f"uv {uv_version()} for {arch} could not be downloaded: {' '.join(done.stderr.split())}")
+            raise RunError(f"uv {uv_version()} for {arch} could not be downloaded: {' '.join(done.stderr.split())}")
         (folder / ".complete").touch()
     return binary
 
@@ -127,11 +128,11 @@ def uv_binary(arch: str) -> Path:
 def uv() -> Path:
     """The uv that started this process, one on the PATH, or the one that `./fab` brought.
 
-    Raises: Failed if there is none.
+    Raises: RunError if there is none.
     """
     found = os.environ.get("UV") or shutil.which("uv") or shutil.which("uv", path=ROOT / ".tools" / "uv" / "bin")
     if found is None:
-        raise Failed("there is no uv here; ./fab brings one")
+        raise RunError("there is no uv here; ./fab brings one")
     return Path(found)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bootstrap.machine import Machine
 from infra.outputs import project_root
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.protocol import brief
 
 KEY = Path("~/.ssh/google_compute_engine")  # the one that `gcloud compute ssh` makes and takes
@@ -29,14 +29,14 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 def write_ssh_config(machine: Machine) -> Path:
     """Write `.incubator/PLACE/ssh_config` and return its path.
 
-    Raises: Refused or Failed if gcloud cannot say who logs in with OS Login.
+    Raises: UserError or RunError if gcloud cannot say who logs in with OS Login.
     """
     folder = project_root() / PLACE / machine.place
     path = folder / "ssh_config"
     if not _PLACE.fullmatch(machine.place):
-        raise Refused(f"name of the machine: {brief(machine.place)}: accepted: letters, digits and . _ -, the first no . or -")
+        raise UserError(f"name of the machine: {brief(machine.place)}: accepted: letters, digits and . _ -, the first no . or -")
     if '"' in str(folder):
-        raise Refused(f"{folder}: no ssh_config can name a folder with a quotation mark; give the project another place")
+        raise UserError(f"{folder}: no ssh_config can name a folder with a quotation mark; give the project another place")
     remembered = _user_in(path, machine) if machine.os_login else None
     user = remembered or (os_login_user(machine.os_login) if machine.os_login else machine.user)
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def ssh_config(machine: Machine, user: str | None, folder: Path) -> str:
     ]
     for key, value in (("Host", machine.label), *settings):
         if not str(value).isprintable():  # a line break would begin a setting of its own
-            raise Refused(f"ssh_config: {key}: {str(value)!r} has characters that do not print: no ssh_config can say that")
+            raise UserError(f"ssh_config: {key}: {str(value)!r} has characters that do not print: no ssh_config can say that")
     lines = [f"  {key} {value}" for key, value in settings if value is not None]
     # Not ssh's own %C: behind a tunnel two projects' machines have one name, port and user, and would share a connection.
     own_hash = hashlib.sha256("\n".join([str(folder), *lines]).encode()).hexdigest()[:20]
@@ -82,7 +82,7 @@ def os_login_user(project: str) -> str:
     """Make sure that a key of this laptop is in the account's OS Login profile.
 
     Returns: the account's name on machines.
-    Raises: Refused without gcloud or a login; Failed with gcloud's words.
+    Raises: UserError without gcloud or a login; RunError with gcloud's words.
     """
     key = KEY.expanduser()
     if not key.exists():
@@ -103,11 +103,11 @@ def os_login_user(project: str) -> str:
     try:
         done = subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     except FileNotFoundError:
-        raise Refused(
+        raise UserError(
             "gcloud is not on PATH: it knows your name on the machine; https://cloud.google.com/sdk/docs/install"
         ) from None
     if done.returncode:
-        raise Failed(f"{' '.join(words[:5])}: {brief(done.stderr, 300)} (logged out? gcloud auth login)")
+        raise RunError(f"{' '.join(words[:5])}: {brief(done.stderr, 300)} (logged out? gcloud auth login)")
     return _primary_user(done.stdout, project)
 
 
@@ -117,11 +117,11 @@ def _primary_user(printed: str, project: str) -> str:
         accounts = json.loads(printed).get("loginProfile", {}).get("posixAccounts", [])
         names = [str(account["username"]) for account in sorted(accounts, key=lambda account: not account.get("primary"))]
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-        raise Failed(f"gcloud compute os-login: its answer is no OS Login profile: {brief(printed)}") from None
+        raise RunError(f"gcloud compute os-login: its answer is no OS Login profile: {brief(printed)}") from None
     if not names:
-        raise Failed(f"gcloud knows no OS Login account of yours in {project}; may you log in there? ./fab preflight")
+        raise RunError(f"gcloud knows no OS Login account of yours in {project}; may you log in there? ./fab preflight")
     if not _USER.fullmatch(names[0]):
-        raise Failed(f"gcloud compute os-login: username: {brief(names[0])} is no name of a user")
+        raise RunError(f"gcloud compute os-login: username: {brief(names[0])} is no name of a user")
     return names[0]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from threading import Thread
 from typing import IO, TextIO
 
-from infra.refusal import Failed
+from training.errors import RunError
 from training.untrusted import escaped
 
 LIMIT_BYTES = 64 * 2**20
@@ -32,7 +32,7 @@ def capture(words: Sequence[str], stdin: str | None = None, seconds: float | Non
     """Run a program of this laptop and take what it prints.
 
     Units: `seconds` to wait at most; `limit` bytes that it may print on either stream.
-    Raises: subprocess.TimeoutExpired; Failed if it prints more; FileNotFoundError without the program.
+    Raises: subprocess.TimeoutExpired; RunError if it prints more; FileNotFoundError without the program.
     """
     process = _started(words, stdin is not None)
     sinks = [_Sink(stream, limit, process) for stream in (process.stdout, process.stderr) if stream]
@@ -46,7 +46,7 @@ def capture(words: Sequence[str], stdin: str | None = None, seconds: float | Non
     for thread in threads:
         thread.join(10)  # a child that it has left in the background may hold the pipe open
     if any(sink.is_over for sink in sinks):
-        raise Failed(f"it printed more than {limit:,} bytes, which no answer has; it was not read")
+        raise RunError(f"it printed more than {limit:,} bytes, which no answer has; it was not read")
     return Answer(code, *(b"".join(sink.chunks).decode("utf-8", "replace") for sink in sinks))
 
 

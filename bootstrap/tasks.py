@@ -21,7 +21,8 @@ from bootstrap.machine import FOLDER_VARIABLE, HOST_VARIABLE
 from bootstrap.off import Off, find, logs_of_bucket, on, table_of_bucket
 from bootstrap.shipping import ROOT, check_lock, uv
 from bootstrap.table import table
-from infra.refusal import Refused, plain_refusals
+from infra.refusal import plain_refusals
+from training.errors import UserError
 
 CHECKS = {
     "ruff format": "ruff format --check",
@@ -116,7 +117,7 @@ def bench(c: Context, name: str) -> None:
             print(f"{each:<20}{path.read_text(encoding='utf-8').splitlines()[0].strip(chr(34))}")
         return
     if name not in files:
-        raise Refused(f"bench: {name}: no such benchmark (accepted: {', '.join(files)})")
+        raise UserError(f"bench: {name}: no such benchmark (accepted: {', '.join(files)})")
     check_lock()
     run(c, f"{_uv()} sync --inexact --all-groups")
     run(c, f"{_uv()} run --no-sync python -m tests.benchmarks.{name}")
@@ -191,7 +192,7 @@ def train(
     runs.validated(file, set, bucket)  # before any machine is asked
     there = _host(stack, host, folder)
     if bucket and there.machine.bucket:
-        raise Refused(f"--bucket {bucket}: the stack has a bucket, {there.machine.bucket}; --bucket goes with --host")
+        raise UserError(f"--bucket {bucket}: the stack has a bucket, {there.machine.bucket}; --bucket goes with --host")
     runs.train(there, file, set, bucket, systemd, take_over)
 
 
@@ -325,7 +326,7 @@ def pull(
 def _host(stack: str | None, host: str | None, folder: str | None) -> Host:
     """A machine that answers.
 
-    Raises: Refused if it is off, with the way back.
+    Raises: UserError if it is off, with the way back.
     """
     return connect(on(stack, host, folder))
 
@@ -333,7 +334,7 @@ def _host(stack: str | None, host: str | None, folder: str | None) -> Host:
 def _refuse_machine(bucket: str, **flags: str | None) -> None:
     for flag, value in flags.items():
         if value:
-            raise Refused(f"--bucket {bucket}: needs no machine; leave out --{flag}")
+            raise UserError(f"--bucket {bucket}: needs no machine; leave out --{flag}")
 
 
 def _remember(stack: str | None, host: str | None, folder: str | None) -> None:
@@ -351,14 +352,14 @@ def _remember(stack: str | None, host: str | None, folder: str | None) -> None:
 def _refuse_without_value(flag: str, values: list[str], example: str) -> None:
     """Invoke drops a flag that may be repeated and has no value."""
     if flag in sys.argv and not values:
-        raise Refused(f"{flag}: has no value (accepted: {flag} VALUE, such as {flag} {example})")
+        raise UserError(f"{flag}: has no value (accepted: {flag} VALUE, such as {flag} {example})")
 
 
 def _number(flag: str, text: str | None, least: int) -> int | None:
     if text is None:
         return None
     if not text.isdecimal() or int(text) < least:
-        raise Refused(f"{flag}: {text} (accepted: a whole number, {least} or more)")
+        raise UserError(f"{flag}: {text} (accepted: a whole number, {least} or more)")
     return int(text)
 
 

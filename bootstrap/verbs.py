@@ -7,7 +7,7 @@ from bootstrap import hooks
 from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.streams import Answer
-from infra.refusal import Failed
+from training.errors import RunError
 
 # argparse does not know a verb or a flag of ours; or the package of the verbs has another name there.
 _UNKNOWN = re.compile(r"^usage: python -m training\.supervision\b|No module named '?training\b|unknown option -P", re.M)
@@ -16,7 +16,7 @@ _UNKNOWN = re.compile(r"^usage: python -m training\.supervision\b|No module name
 def ask_verb(host: Host, facts: Facts, *words: str) -> Answer:
     """What a verb prints, and its exit code.
 
-    Raises: Failed if the code there does not know it; as Host.ask does.
+    Raises: RunError if the code there does not know it; as Host.ask does.
     """
     return _understood(host, facts, words, host.ask(hooks.supervision(facts.root, *words)))
 
@@ -25,14 +25,14 @@ def show_verb(host: Host, facts: Facts, *words: str) -> int:
     """Run a verb that prints to the terminal.
 
     Returns: its exit code.
-    Raises: Failed if the code there does not know it; as Host.show does.
+    Raises: RunError if the code there does not know it; as Host.show does.
     """
     return _understood(host, facts, words, host.show(hooks.supervision(facts.root, *words))).code
 
 
 def _understood(host: Host, facts: Facts, words: tuple[str, ...], answer: Answer) -> Answer:
     if answer.code and _UNKNOWN.search(answer.err):
-        raise Failed(
+        raise RunError(
             f"{host.machine.label}: the code there does not know `{shlex.join(words)}`: it is of another version than that of this "
             f"laptop. {update_advice(facts)}"
         )

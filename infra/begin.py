@@ -7,9 +7,9 @@ from pathlib import Path
 import yaml
 
 from infra.machine_types import REGIONS
-from infra.refusal import Refused
 from infra.stack_config import PROJECT, StorageSettings, read_settings
 from infra.stack_files import folder, told_by
+from training.errors import UserError
 
 PASSPHRASE_FILE = Path("~/.pulumi-passphrase")
 PASSPHRASE_VARIABLES = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
@@ -19,7 +19,8 @@ def begin(project: str, region: str) -> list[str]:
     """Write `configs/stacks/Pulumi.STACK.yaml` for each `STACK.yaml` there, and a passphrase file; nothing is overwritten.
 
     Returns: what was done, a line each.
-    Raises: Refused, before anything is written, for a project, region or setting that is not accepted or is told otherwise already.
+    Raises: UserError, before anything is written, for a project, region or setting that is not accepted
+        or is told otherwise already.
     """
     files = {}
     for template in sorted(folder().glob("[!P]*.yaml")):
@@ -29,7 +30,7 @@ def begin(project: str, region: str) -> list[str]:
         told = told_by(stack)
         for key, value in (("gcp:project", project), *((key, value) for key, value in place.items() if key.endswith("location"))):
             if told.get(key, value) != value:
-                raise Refused(
+                raise UserError(
                     f"configs/stacks/Pulumi.{stack}.yaml: {key}: {told[key]}, not {value}; to change it: "
                     f"pulumi config set {key} {value} --stack {stack}"
                 )
@@ -63,7 +64,7 @@ def _write(stack: str, missing: dict[str, object]) -> str:
 def _passphrase() -> list[str]:
     """A file with a passphrase, where none is told; Pulumi encrypts with it what is secret in its state.
 
-    Raises: Refused if it is a link to a file that is not there, which may have the passphrase elsewhere.
+    Raises: UserError if it is a link to a file that is not there, which may have the passphrase elsewhere.
     """
     if any(os.environ.get(variable) for variable in PASSPHRASE_VARIABLES):
         return []
@@ -71,7 +72,7 @@ def _passphrase() -> list[str]:
     lines = []
     if not file.exists():
         if file.is_symlink():
-            raise Refused(
+            raise UserError(
                 f"{PASSPHRASE_FILE}: a link to {file.readlink()}, which is not there; bring that file back, or, if no state needs "
                 f"it: rm {PASSPHRASE_FILE}"
             )

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from infra.prices import ADDRESS_IN_USE_USD_PER_HOUR, HOURS_PER_MONTH, NAT_USD_PER_GB, SOURCE
-from infra.refusal import Refused
 from infra.sweep import RUNNING, Billed, found, has_external_address, is_of, usd_per_hour_running
 from infra.sweep_table import beside
+from training.errors import UserError
 from training.untrusted import escaped
 
 FIRST_START = timedelta(minutes=10)  # a start later than this after creation is another one
@@ -36,10 +36,10 @@ def cost(project: str, stack: str, now: datetime, until: datetime | None = None,
     """What everything of a stack costs, as text for a terminal; the times have a zone.
 
     Units: `usd_per_hour` US dollars, the user's own price of the running VM in place of the table's.
-    Raises: Refused if `until` has passed, and whatever `infra.sweep.found` raises.
+    Raises: UserError if `until` has passed, and whatever `infra.sweep.found` raises.
     """
     if until is not None and until <= now:
-        raise Refused(f"--until: {_moment(until)} has passed; it is {_moment(now)}")
+        raise UserError(f"--until: {_moment(until)} has passed; it is {_moment(now)}")
     everything = found(project)
     items = [(item, resource) for item, resource in everything if item.costs and is_of(stack, item, resource)]
     others = beside(item for item, resource in everything if not is_of(stack, item, resource))

@@ -12,9 +12,9 @@ from typing import Any
 
 from infra.outputs import project_root
 from infra.policy import INSTANCE
-from infra.refusal import Failed, Refused
 from infra.stack_config import BEGIN, PROJECT, StackSettings, read_settings
 from infra.stack_files import stack_names, told_by
+from training.errors import RunError, UserError
 
 LEAST_VERSION = (3, 250, 0)
 
@@ -45,13 +45,13 @@ class Engine:
     def __init__(self, stack: str | None) -> None:
         """Choose the stack: the one that is named, or $PULUMI_STACK, or the one that is selected.
 
-        Raises: Refused if there is no engine, an old one, or no stack is chosen.
+        Raises: UserError if there is no engine, an old one, or no stack is chosen.
         """
         self.path, self.root = _engine_path(), project_root()
         chosen = stack or os.environ.get("PULUMI_STACK") or self._selected()
         if not chosen:
             known = ", ".join(stack_names())
-            raise Refused(f"no stack is chosen: add --stack NAME, or run: pulumi stack select NAME (in configs/stacks: {known})")
+            raise UserError(f"no stack is chosen: add --stack NAME, or run: pulumi stack select NAME (in configs/stacks: {known})")
         self.stack = chosen
 
     def _selected(self) -> str:
@@ -61,16 +61,16 @@ class Engine:
     def make_sure_it_exists(self) -> None:
         """Create the stack in the backend if there is only its file.
 
-        Raises: Refused if there is not even a file; Failed if the engine cannot.
+        Raises: UserError if there is not even a file; RunError if the engine cannot.
         """
         if self.exists():
             return
         if not (self.root / "configs" / "stacks" / f"Pulumi.{self.stack}.yaml").exists():
             file = f"configs/stacks/Pulumi.{self.stack}.yaml"
-            raise Refused(f"stack {self.stack}: there is no {file}; run: {BEGIN} (or copy one of those there)")
+            raise UserError(f"stack {self.stack}: there is no {file}; run: {BEGIN} (or copy one of those there)")
         read_settings(self.stack, told_by(self.stack))  # before anything is made
         if self.show("stack", "init", self.stack, "--no-select").code != 0:
-            raise Failed(f"stack {self.stack} could not be created (see above)")
+            raise RunError(f"stack {self.stack} could not be created (see above)")
 
     def exists(self) -> bool:
         """Whether the backend knows the stack."""
@@ -83,10 +83,10 @@ class Engine:
     def settings(self) -> StackSettings:
         """The stack's settings.
 
-        Raises: Refused as `read_settings` does.
+        Raises: UserError as `read_settings` does.
         """
         if not self.exists():
-            raise Refused(
+            raise UserError(
                 f"stack {self.stack} is not in this backend yet; run: pulumi stack init {self.stack} (or ./fab up --stack NAME)"
             )
         told = json.loads(self._ask("config", "--json", "--stack", self.stack).text or "{}")
@@ -109,15 +109,15 @@ class Engine:
     def plan(self) -> Plan:
         """What `pulumi up` would do.
 
-        Raises: Refused with what the engine said: a plan creates nothing.
+        Raises: UserError with what the engine said: a plan creates nothing.
         """
         asked = self._ask("preview", "--json", "--stack", self.stack, may_fail=True)
         try:
             told = json.loads(asked.text)
         except ValueError:
-            raise Refused(_errors_of(asked.text)) from None
+            raise UserError(_errors_of(asked.text)) from None
         if asked.code != 0:
-            raise Refused(_errors(told.get("diagnostics", [])) or asked.text.strip())
+            raise UserError(_errors(told.get("diagnostics", [])) or asked.text.strip())
         steps = told.get("steps", [])
         names = [(step["op"], step["urn"].split("::")[-1]) for step in steps]
         return Plan(
@@ -142,7 +142,7 @@ class Engine:
                 except KeyboardInterrupt:
                     interrupted = True
         if interrupted:
-            raise Failed(
+            raise RunError(
                 f"interrupted; what came is in the state of stack {self.stack}, unless Ctrl-C came twice. "
                 f"Go on: the same command again; back: ./fab down --stack {self.stack}; "
                 f"what costs meanwhile: ./fab sweep --stack {self.stack}"
@@ -155,7 +155,7 @@ class Engine:
         if done.returncode != 0:
             _refuse_a_closed_door(done.stderr + done.stdout)
             if not may_fail:
-                raise Failed(f"pulumi {' '.join(words)}: {_errors_of(done.stderr)}")
+                raise RunError(f"pulumi {' '.join(words)}: {_errors_of(done.stderr)}")
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
 
 
@@ -176,13 +176,13 @@ def _pass_on(process: "subprocess.Popen[str]", lines: list[str]) -> None:
 def _engine_path() -> str:
     found = shutil.which("pulumi")
     if found is None:
-        raise Refused(
+        raise UserError(
             "there is no pulumi on the PATH; on Linux: curl -fsSL https://get.pulumi.com | sh (else: pulumi.com/docs/install)"
         )
     told = subprocess.run([found, "version"], capture_output=True, text=True).stdout
     version = tuple(int(number) for number in re.findall(r"\d+", told)[:3])
     if version < LEAST_VERSION:
-        raise Refused(
+        raise UserError(
             f"{found} is version {told.strip() or 'unknown'} (accepted: {'.'.join(map(str, LEAST_VERSION))} or newer); "
             "update it: curl -fsSL https://get.pulumi.com | sh"
         )
@@ -198,9 +198,9 @@ def _environment() -> dict[str, str]:
 def _refuse_a_closed_door(printed: str) -> None:
     """Without a login or the passphrase the engine says nothing else."""
     if "PULUMI_ACCESS_TOKEN" in printed:
-        raise Refused("pulumi is not logged in; run: pulumi login file://~ (state on this laptop; or gs://BUCKET)")
+        raise UserError("pulumi is not logged in; run: pulumi login file://~ (state on this laptop; or gs://BUCKET)")
     if "passphrase" in printed:
-        raise Refused("pulumi has no passphrase, or a wrong one: set PULUMI_CONFIG_PASSPHRASE, or PULUMI_CONFIG_PASSPHRASE_FILE")
+        raise UserError("pulumi has no passphrase, or a wrong one: set PULUMI_CONFIG_PASSPHRASE, or PULUMI_CONFIG_PASSPHRASE_FILE")
 
 
 def _errors_of(printed: str) -> str:

@@ -1,6 +1,6 @@
 """What checks before the start have found: lines for what is fine, and for each obstacle the way around it."""
 
-from infra.refusal import Refused
+from training.errors import UserError
 from training.untrusted import escaped
 
 
@@ -31,9 +31,9 @@ class Findings:
     def settle(self) -> list[str]:
         """The lines, if there is no obstacle.
 
-        Raises: Refused with every obstacle.
+        Raises: UserError with every obstacle.
         """
         if not self.obstacles:
             return self.lines
         numbered = "\n".join(f"{number}. {obstacle}" for number, obstacle in enumerate(self.obstacles, 1))
-        raise Refused(f"stack {self.stack} cannot be brought up yet in project {self.project}; nothing was created:\n{numbered}")
+        raise UserError(f"stack {self.stack} cannot be brought up yet in project {self.project}; nothing was created:\n{numbered}")

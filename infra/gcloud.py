@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped
 
 INSTALL = "https://cloud.google.com/sdk/docs/install"
@@ -42,7 +42,7 @@ Key = TypeVar("Key")
 Answer = TypeVar("Answer")
 
 
-class GcloudFailed(Failed):
+class GcloudFailed(RunError):
     """gcloud said no, for a reason that the message gives in its words."""
 
 
@@ -62,13 +62,13 @@ def gcloud(*words: str, seconds: float = LIMIT_SECONDS) -> Any:
     """What `gcloud WORDS --format=json` answers.
 
     Units: `seconds` after which the call is given up.
-    Raises: Refused if gcloud is missing or not logged in; ApiDisabled, PermissionDenied, NotFound, or else GcloudFailed with
-        gcloud's message; Failed after `seconds`, or without a network.
+    Raises: UserError if gcloud is missing or not logged in; ApiDisabled, PermissionDenied, NotFound, or else GcloudFailed with
+        gcloud's message; RunError after `seconds`, or without a network.
     """
     said = "gcloud " + " ".join(words)
     program = shutil.which("gcloud")
     if program is None:
-        raise Refused(f"gcloud is not on PATH: it answers what quota there is and what costs money; install it from {INSTALL}")
+        raise UserError(f"gcloud is not on PATH: it answers what quota there is and what costs money; install it from {INSTALL}")
     try:
         done = subprocess.run(
             [program, "--format=json", "--quiet", *words],
@@ -81,7 +81,7 @@ def gcloud(*words: str, seconds: float = LIMIT_SECONDS) -> Any:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise Failed(f"{said}: no answer within {seconds:g} seconds; run it by hand to see what it waits for") from None
+        raise RunError(f"{said}: no answer within {seconds:g} seconds; run it by hand to see what it waits for") from None
     if done.returncode or "Some requests did not succeed" in done.stderr:
         raise _error(said, done.stderr)
     try:
@@ -90,19 +90,19 @@ def gcloud(*words: str, seconds: float = LIMIT_SECONDS) -> Any:
         raise GcloudFailed(f"{said}: the answer is no JSON") from None
 
 
-def all_at_once(questions: Mapping[Key, Callable[[], Answer]]) -> dict[Key, Answer | Failed]:
+def all_at_once(questions: Mapping[Key, Callable[[], Answer]]) -> dict[Key, Answer | RunError]:
     """The answer to each question, or why there is none.
 
-    Raises: Refused if one question meets it: what holds for one, such as no login, holds for all.
+    Raises: UserError if one question meets it: what holds for one, such as no login, holds for all.
     """
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return dict(zip(questions, pool.map(_answer, questions.values()), strict=True))
 
 
-def _answer(question: Callable[[], Answer]) -> Answer | Failed:
+def _answer(question: Callable[[], Answer]) -> Answer | RunError:
     try:
         return question()
-    except Failed as error:
+    except RunError as error:
         return error
 
 
@@ -111,9 +111,9 @@ def _error(said: str, stderr: str) -> Exception:
     found = re.search(r"^ERROR: (?:\([\w.-]+\) )?(.*)", stderr, re.M | re.S)
     words = escaped(" ".join((found[1] if found else stderr).split()))  # tables print it too, past any refusal
     if _OFFLINE.search(words):
-        return Failed(f"{said}: Google cannot be reached; check the network, then run it again")
+        return RunError(f"{said}: Google cannot be reached; check the network, then run it again")
     if _LOGGED_OUT.search(words):
-        return Refused(f"gcloud is not logged in, or its login has expired; run: {LOGIN} (and, for Pulumi: {LOGIN_FOR_PULUMI})")
+        return UserError(f"gcloud is not logged in, or its login has expired; run: {LOGIN} (and, for Pulumi: {LOGIN_FOR_PULUMI})")
     # In this order: Google answers PERMISSION_DENIED for an API that is disabled, and for a project that does not exist.
     for pattern, kind in ((_API_DISABLED, ApiDisabled), (_DENIED, PermissionDenied), (_NOT_FOUND, NotFound)):
         if pattern.search(words):

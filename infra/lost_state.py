@@ -12,16 +12,16 @@ from infra.machine_types import PRICES_OF
 from infra.ours import is_ours
 from infra.outputs import MachineOutputs, tunnel
 from infra.prices import vm_usd_per_hour
-from infra.refusal import Refused
 from infra.stack_config import BUCKET_LABEL, PROJECT
 from infra.stack_files import our_buckets
 from infra.sweep import is_spot, last
+from training.errors import UserError
 
 
 def machine_without_state(project: str, stack: str) -> MachineOutputs | None:
     """The machine of a stack, asked of gcloud alone; None if there is no VM of its name.
 
-    Raises: Refused if the VM of this name is another installation's; Failed where gcloud cannot say.
+    Raises: UserError if the VM of this name is another installation's; RunError where gcloud cannot say.
     """
     name = f"{PROJECT}-{stack}"
     try:
@@ -33,11 +33,11 @@ def machine_without_state(project: str, stack: str) -> MachineOutputs | None:
     (vm, *more), buckets = found, our_buckets(project)
     if more:
         zones = ", ".join(last(each["zone"]) for each in found)
-        raise Refused(f"{name}: there are several in project {project}, in {zones}; ./fab sweep --stack {stack} shows whose")
+        raise UserError(f"{name}: there are several in project {project}, in {zones}; ./fab sweep --stack {stack} shows whose")
     if not is_ours(vm, buckets):
         label = (vm.get("labels") or {}).get(BUCKET_LABEL)
         fix = f"pulumi config set incubator:bucket {label} --stack storage" if label and buckets and label not in buckets else ""
-        raise Refused(
+        raise UserError(
             f"{name} in project {project} is not of this installation: its label {BUCKET_LABEL} is {label or 'missing'} (accepted: "
             f"{', '.join(sorted(buckets)) or 'none, for no storage stack of configs/stacks is of this project'}). "
             + (f"If it is yours: {fix}" if fix else f"Whose it is: ./fab sweep --project {project}")

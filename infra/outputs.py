@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from infra.refusal import Refused
+from training.errors import UserError
 
 # Programs that a run leaves on the data disk: what goes on after a reboot, and what brings the last results to the bucket.
 DATA = "/mnt/data"
@@ -20,11 +20,11 @@ class _Outputs:
     def of(cls, values: Mapping[str, Any], stack: str) -> Self:
         """From `pulumi stack output --json`, or from a StackReference.
 
-        Raises: Refused if the stack is not up, or is of the other kind.
+        Raises: UserError if the stack is not up, or is of the other kind.
         """
         missing = [field.name for field in fields(cls) if field.name not in values and field.default is MISSING]
         if missing:
-            raise Refused(
+            raise UserError(
                 f"stack {stack} has no output {missing[0]}: it is not up yet, or of another kind; run: pulumi up --stack {stack}"
             )
         return cls(**{field.name: _plain(values[field.name]) for field in fields(cls) if field.name in values})

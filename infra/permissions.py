@@ -8,8 +8,8 @@ from urllib.request import Request, urlopen
 
 from infra.findings import Findings
 from infra.gcloud import LOGIN_FOR_PULUMI, GcloudFailed, gcloud
-from infra.refusal import Failed, Refused
 from infra.stack_config import MachineSettings, StackSettings
+from training.errors import RunError, UserError
 
 LIMIT_SECONDS = 30
 ACT_AS = "iam.serviceAccounts.actAs"
@@ -62,7 +62,7 @@ def pulumi_login(findings: Findings) -> bool:
 def missing_permissions(settings: StackSettings) -> list[str]:
     """What Pulumi's account may not do in the project. gcloud 528 has no command that asks this.
 
-    Raises: Refused if Pulumi's credentials are no longer good; GcloudFailed where it cannot be asked.
+    Raises: UserError if Pulumi's credentials are no longer good; GcloudFailed where it cannot be asked.
     """
     wanted = wanted_permissions(settings)
     base = os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER") or "https://cloudresourcemanager.googleapis.com/"
@@ -83,9 +83,9 @@ def missing_permissions(settings: StackSettings) -> list[str]:
     return [permission for permission in wanted if permission not in granted]
 
 
-def judge_permissions(findings: Findings, settings: StackSettings, missing: list[str] | Failed) -> None:
+def judge_permissions(findings: Findings, settings: StackSettings, missing: list[str] | RunError) -> None:
     """Takes down what is missing, by role."""
-    if isinstance(missing, Failed):
+    if isinstance(missing, RunError):
         findings.fine(f"permissions: not checked ({missing})")
         return
     wanted = wanted_permissions(settings)
@@ -118,5 +118,5 @@ def _token() -> str | None:
         return token
     try:
         return str(gcloud("auth", "application-default", "print-access-token", "--format=json(token)")["token"])
-    except Refused:
-        raise Refused(f"Pulumi's credentials are no longer good\n   next: {LOGIN_FOR_PULUMI}") from None
+    except UserError:
+        raise UserError(f"Pulumi's credentials are no longer good\n   next: {LOGIN_FOR_PULUMI}") from None

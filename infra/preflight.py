@@ -13,9 +13,9 @@ from infra.gcloud import ApiDisabled, GcloudFailed, NotFound, all_at_once, gclou
 from infra.machine_types import ZONES, region_of, zones_after
 from infra.permissions import judge_permissions, missing_permissions, pulumi_login
 from infra.quota import judge_quota, read_quotas
-from infra.refusal import Failed, Refused
 from infra.stack_config import PROJECT, MachineSettings, StackSettings
 from infra.stack_files import told_by
+from training.errors import RunError, UserError
 
 STORAGE_APIS = {
     "serviceusage": "with it the stack enables the others",
@@ -38,7 +38,7 @@ Answers = Mapping[str, Any]
 def preflight(settings: StackSettings, stack: str) -> list[str]:
     """What was checked, a line each, if nothing stands in the way of `pulumi up` of this stack.
 
-    Raises: Refused with every obstacle and its next step; Failed if Google cannot be reached.
+    Raises: UserError with every obstacle and its next step; RunError if Google cannot be reached.
     """
     findings = Findings(settings.project, stack)
     questions: dict[str, Callable[[], Any]] = {
@@ -50,11 +50,11 @@ def preflight(settings: StackSettings, stack: str) -> list[str]:
         questions |= _machine_questions(settings)
     try:
         answers = all_at_once(questions)
-    except Refused as refusal:  # no gcloud or no login: there is nothing more to learn
+    except UserError as refusal:  # no gcloud or no login: there is nothing more to learn
         findings.obstacles.append(str(refusal))
         return findings.settle()
     for answer in answers.values():
-        if isinstance(answer, Failed) and not isinstance(answer, GcloudFailed):
+        if isinstance(answer, RunError) and not isinstance(answer, GcloudFailed):
             raise answer
     if isinstance(answers.get("project"), NotFound):
         step = "gcloud projects list shows your projects"

@@ -4,10 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from training.refusal import Failed, Refused  # one pair of classes for every room: what is raised below is caught here
+from training.errors import RunError, UserError
 from training.untrusted import escaped
-
-__all__ = ["Failed", "Refused", "plain_refusals"]
 
 KEEP = "\n\t"
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -24,9 +22,9 @@ def plain_refusals(verb: Verb) -> Verb:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return verb(*args, **kwargs)
-        except Refused as refusal:
+        except UserError as refusal:
             raise Exit(f"refused: {escaped(str(refusal), keep=KEEP)}", code=2) from None
-        except Failed as failure:
+        except RunError as failure:
             raise Exit(f"failed: {escaped(str(failure), keep=KEEP)}", code=1) from None
 
     return guarded  # type: ignore[return-value]

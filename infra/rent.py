@@ -12,17 +12,17 @@ from infra.outputs import MachineOutputs
 from infra.policy import BUCKET, INSTANCE
 from infra.preflight import preflight
 from infra.prices import HOURS_PER_MONTH, disk_usd_per_month, nat_usd_per_hour
-from infra.refusal import Failed, Refused
 from infra.shortage import Shortage, next_zone, shortage
 from infra.stack_config import PROJECT, UNUSED_MINUTES, MachineSettings
 from infra.sweep import Billed, delete, found, is_of, last
 from infra.sweep_table import beside
+from training.errors import RunError, UserError
 
 
 def rent(engine: Engine, allow_replace: bool) -> None:
     """Bring a stack up.
 
-    Raises: Refused before anything is created; Failed where the cloud or the engine could not.
+    Raises: UserError before anything is created; RunError where the cloud or the engine could not.
     """
     engine.make_sure_it_exists()
     settings = engine.settings()
@@ -44,7 +44,7 @@ def rent(engine: Engine, allow_replace: bool) -> None:
 def _say_what_costs(settings: MachineSettings, stack: str, came_before: bool) -> None:
     """What forgetting the machine would cost, and what else costs money in the project now.
 
-    Raises: Refused if there is a VM of its name that Pulumi does not know of.
+    Raises: UserError if there is a VM of its name that Pulumi does not know of.
     """
     hours = settings.max_run_seconds / 3600
     print(
@@ -55,7 +55,7 @@ def _say_what_costs(settings: MachineSettings, stack: str, came_before: bool) ->
     everything = found(settings.project)
     there = [item for item, _ in everything if item.kind == "VM" and item.name == f"{PROJECT}-{stack}"]
     if there and not came_before:
-        raise Refused(
+        raise UserError(
             f"{there[0].name} is there already ({there[0].place}, {there[0].status}), but not in this Pulumi state, which may be "
             f"lost, or on another laptop. To bring its results to the bucket and remove it: ./fab down --stack {stack}; or give "
             "your stack another name"
@@ -77,7 +77,7 @@ def left_usd_per_month(settings: MachineSettings) -> float:
 def _refuse_a_loss(plan: Plan, stack: str) -> None:
     lost = [name for name in (*plan.replaced, *plan.deleted) if name in ("vm", "data-disk")]
     if lost:
-        raise Refused(
+        raise UserError(
             f"stack {stack}: this would replace {' and '.join(lost)}, and what is on its disk and not in the bucket would be lost "
             f"(see: pulumi preview --stack {stack}); run it again with --replace if that is meant"
         )
@@ -87,7 +87,7 @@ def _refuse_a_smaller_boot_disk(plan: Plan, stack: str) -> None:
     """The provider plans it as a change in place, which Google then refuses."""
     now, wanted = plan.boot_disk_gib or (0, 0)
     if wanted < now:
-        raise Refused(
+        raise UserError(
             f"configs/stacks/Pulumi.{stack}.yaml: incubator:bootDiskGib: {wanted}: the boot disk has {now} GiB, and a disk cannot "
             f"shrink (accepted: {now} or more; or a new machine: ./fab down --stack {stack}, then ./fab up --stack {stack})"
         )
@@ -96,7 +96,7 @@ def _refuse_a_smaller_boot_disk(plan: Plan, stack: str) -> None:
 def _up(engine: Engine) -> None:
     ended = engine.show("up", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
-        raise Failed(next_step(engine.stack, ended.text))
+        raise RunError(next_step(engine.stack, ended.text))
 
 
 def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> None:
@@ -111,11 +111,11 @@ def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> N
         found = shortage(new, ended.text)
         if found is None or (found.kind == "quota" and not _only_there(found, tried)):
             _put_back(engine, settings.zone, tried)
-            raise Failed(next_step(engine.stack, ended.text, found))
+            raise RunError(next_step(engine.stack, ended.text, found))
         zone = next_zone(tried, found, settings.other_regions)
         if not movable or zone is None:
             _put_back(engine, settings.zone, tried)
-            raise Failed(_nowhere(engine.stack, tried, movable, settings.other_regions))
+            raise RunError(_nowhere(engine.stack, tried, movable, settings.other_regions))
         why = "is sold out" if found.kind == "sold_out" else "is beyond the quota of its region"
         print(f"{tried[-1]} {why}; trying {zone} (incubator:zone in configs/stacks/Pulumi.{engine.stack}.yaml)", flush=True)
         engine.set("zone", zone)
@@ -158,7 +158,7 @@ def _nowhere(stack: str, tried: list[str], movable: bool, other_regions: bool) -
 def _look_at_what_came(engine: Engine) -> None:
     """Is it what was asked for? A Spot VM that came as a standard one costs more than twice as much.
 
-    Raises: Failed with what differs.
+    Raises: RunError with what differs.
     """
     asked = MachineOutputs.of(engine.outputs(), engine.stack)
     vm = gcloud("compute", "instances", "describe", asked.name, f"--project={asked.project}", f"--zone={asked.zone}")
@@ -171,7 +171,7 @@ def _look_at_what_came(engine: Engine) -> None:
     wrong = [f"{key}: {came[key]} instead of {wanted[key]}" for key in wanted if came[key] != wanted[key]]
     if wrong:
         off = "" if came["status"] == "RUNNING" else f"To start it: {asked.start}. "
-        raise Failed(
+        raise RunError(
             f"{asked.name} is not what was asked for: {'; '.join(wrong)}. {off}To give it back: ./fab down --stack {engine.stack}"
         )
     print(f"{asked.name} runs in {asked.zone} ({asked.machine_type}, {asked.provisioning})")
@@ -180,7 +180,7 @@ def _look_at_what_came(engine: Engine) -> None:
 def give_back(engine: Engine, machine: MachineOutputs | None = None) -> None:
     """`pulumi destroy`; and what that does not know of a machine goes by its labels and names.
 
-    Raises: Refused for a stack that stays, or what is not of the machine; Failed where the engine or the cloud could not.
+    Raises: UserError for a stack that stays, or what is not of the machine; RunError where the engine or the cloud could not.
     """
     exists = engine.exists()
     if machine is not None and not (exists and engine.holds(INSTANCE)):  # first: a VM holds on to its disk and network
@@ -204,7 +204,7 @@ def _refuse_what_was_not_asked(name: str, stack: str, pairs: Iterable[tuple[Bill
     ]
     if others:
         commands = "; ".join(f"gcloud {shlex.join(item.delete_words)}" for item in others)
-        raise Refused(
+        raise UserError(
             f"{', '.join(f'{item.kind} {item.name}' for item in others)}: with the label of stack {stack}, but not of {name}: its "
             f"results were not asked for, and nothing was deleted. If nothing on it is needed: {commands}; then again: "
             f"./fab down --stack {stack}"
@@ -214,11 +214,11 @@ def _refuse_what_was_not_asked(name: str, stack: str, pairs: Iterable[tuple[Bill
 def _destroy(engine: Engine) -> None:
     if engine.holds(BUCKET):
         bucket = engine.outputs().get("bucket", "BUCKET")
-        raise Refused(
+        raise UserError(
             f"stack {engine.stack} holds the bucket with your results, and is protected. To give it up for good, delete the "
             f"objects with their earlier versions: gcloud storage rm --all-versions 'gs://{bucket}/**', "
             f"then: pulumi state unprotect --all --stack {engine.stack}; pulumi destroy --stack {engine.stack}"
         )
     ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
-        raise Failed(next_step(engine.stack, ended.text, verb="destroy"))
+        raise RunError(next_step(engine.stack, ended.text, verb="destroy"))

@@ -7,8 +7,8 @@ import pulumi
 import yaml
 
 from infra.outputs import StorageOutputs, project_root
-from infra.refusal import Refused
 from infra.stack_config import PROJECT, MachineSettings, StackSettings, project_config, read_settings
+from training.errors import UserError
 
 
 def stack_settings() -> StackSettings:
@@ -21,7 +21,7 @@ def stack_settings() -> StackSettings:
     told = {f"{PROJECT}:{key}": ours.get(key) for key in project_config() if ours.get(key) is not None}
     try:
         return read_settings(stack, {**_unknown_keys(stack), **told, "gcp:project": google.get("project")})
-    except Refused as refusal:
+    except UserError as refusal:
         raise pulumi.RunError(str(refusal)) from None
 
 
@@ -64,7 +64,7 @@ def _checked(settings: MachineSettings, values: Mapping[str, Any]) -> StorageOut
     name = settings.storage_stack
     try:
         outputs = StorageOutputs.of(values, name)
-    except Refused as refusal:
+    except UserError as refusal:
         raise pulumi.RunError(str(refusal)) from None
     if outputs.project != settings.project:
         raise pulumi.RunError(

@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 
 from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, region_of, usd_per_hour
-from infra.refusal import Refused
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
+from training.errors import UserError
 
 PROJECT = "incubator"
 # Google's label keys know no dots or slashes: the prefix is the namespace. The bucket's name is the world's only one, so it tells
@@ -255,37 +255,37 @@ def read_settings(stack: str, told: Mapping[str, Any]) -> StackSettings:
 
     `told` maps keys as Pulumi writes them (`incubator:zone`, `gcp:project`) to values; lists may be JSON text.
 
-    Raises: Refused with the file, the key, the value and what is accepted.
+    Raises: UserError with the file, the key, the value and what is accepted.
     """
     file = f"configs/stacks/Pulumi.{stack}.yaml"
     check_stack_name(stack)
     if not told.get("gcp:project"):
-        raise Refused(
+        raise UserError(
             f"{file}: gcp:project is not set; run: {BEGIN} (or pulumi config set gcp:project YOUR-PROJECT --stack {stack})"
         )
     values = {key.removeprefix("incubator:"): _plain(value) for key, value in told.items() if key.startswith("incubator:")}
     kind = str(values.pop("kind", None) or "")
     if kind not in KINDS:
-        raise Refused(f"{file}: incubator:kind: {kind or 'not set'} (accepted: storage, machine); to fill the file: {BEGIN}")
+        raise UserError(f"{file}: incubator:kind: {kind or 'not set'} (accepted: storage, machine); to fill the file: {BEGIN}")
     unset = {key: entry["default"] for key, entry in project_config().items() if key != "kind"}
     known = {field.alias for field in KINDS[kind].model_fields.values()}
     values = {key: value for key, value in values.items() if key in known or value != _plain(unset.get(key, ...))}
     values = {key: value for key, value in values.items() if value not in ("", None)}
     if "project" in values:
-        raise Refused(f"{file}: incubator:project: {values['project']}: the project is told by gcp:project")
+        raise UserError(f"{file}: incubator:project: {values['project']}: the project is told by gcp:project")
     try:
         return KINDS[kind].model_validate({**values, "project": told["gcp:project"]})
     except ValidationError as error:
-        raise Refused(_sentence(file, kind, error, values)) from None
+        raise UserError(_sentence(file, kind, error, values)) from None
 
 
 def check_stack_name(stack: str) -> None:
     """Refuse a name that the cloud would refuse, or that could not be a stack of ours.
 
-    Raises: Refused.
+    Raises: UserError.
     """
     if not re.fullmatch(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", stack):
-        raise Refused(
+        raise UserError(
             f"stack {stack}: its name becomes part of names in the cloud (accepted: 1 to 40 of a-z, 0-9 and -, a letter first)"
         )
 

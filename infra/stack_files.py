@@ -6,8 +6,8 @@ from typing import Any
 import yaml
 
 from infra.outputs import project_root
-from infra.refusal import Refused
 from infra.stack_config import PROJECT
+from training.errors import UserError
 
 
 def stack_names() -> list[str]:
@@ -23,7 +23,7 @@ def folder() -> Path:
 def told_by(stack: str) -> dict[str, Any]:
     """The settings in a stack's file; none where there is no file.
 
-    Raises: Refused if it cannot be read.
+    Raises: UserError if it cannot be read.
     """
     file = folder() / f"Pulumi.{stack}.yaml"
     try:
@@ -32,20 +32,20 @@ def told_by(stack: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, yaml.YAMLError, AttributeError, ValueError) as error:  # ValueError: not UTF-8, or a date that is none
-        raise Refused(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
+        raise UserError(f"configs/stacks/{file.name}: not the YAML of a stack: {' '.join(str(error).split())}") from None
 
 
 def project_of(stack: str | None) -> str:
     """The GCP project of a stack, or of all, read from their files: Pulumi and its state may be gone.
 
-    Raises: Refused if no file names one, or if they name several.
+    Raises: UserError if no file names one, or if they name several.
     """
     told = {name: told_by(name).get("gcp:project") for name in stack_names()}
     projects = sorted({str(project) for name, project in told.items() if project and stack in (None, name)}) or sorted(
         {str(project) for project in told.values() if project}
     )
     if len(projects) != 1:
-        raise Refused(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")
+        raise UserError(f"configs/stacks: gcp:project: {', '.join(projects) or 'not set in any file'}; add --project PROJECT")
     return projects[0]
 
 

@@ -17,9 +17,9 @@ from infra.prices import (
     nat_usd_per_hour,
     vm_usd_per_hour,
 )
-from infra.refusal import Failed
 from infra.stack_config import BUCKET_LABEL, PROJECT, STACK_LABEL
 from infra.stack_files import our_buckets
+from training.errors import RunError
 
 KINDS = ("VM", "disk", "address", "snapshot", "image", "NAT", "network")
 """In the order in which they can be deleted."""
@@ -76,7 +76,7 @@ class Billed:
 def billed(project: str, stack: str | None = None) -> list[Billed]:
     """Every VM, disk, address, snapshot, image, NAT and network of ours in a project, or of one stack; and what looks like ours.
 
-    Raises: Refused or Failed if gcloud cannot say for sure: a list that misses a part is no answer.
+    Raises: UserError or RunError if gcloud cannot say for sure: a list that misses a part is no answer.
     """
     return [item for item, _ in found(project, stack)]
 
@@ -84,7 +84,7 @@ def billed(project: str, stack: str | None = None) -> list[Billed]:
 def found(project: str, stack: str | None = None) -> list[tuple[Billed, Resource]]:
     """The same, each with what the Compute API says of it.
 
-    Raises: Refused or Failed.
+    Raises: UserError or RunError.
     """
     questions = {
         name: partial(gcloud, "compute", *words[:1], "list", *words[1:], f"--project={project}") for name, words in _LISTS.items()
@@ -93,7 +93,7 @@ def found(project: str, stack: str | None = None) -> list[tuple[Billed, Resource
     for name, answer in all_at_once(questions).items():
         if isinstance(answer, ApiDisabled):
             return []  # nothing of all this can be in a project without the Compute API
-        if isinstance(answer, Failed):
+        if isinstance(answer, RunError):
             raise answer
         answers[name] = answer
     everything = [*_Finder(project, our_buckets(project), answers)]
@@ -148,17 +148,17 @@ class _Finder:
 def delete(items: Iterable[Billed]) -> None:
     """Deletes what is ours of them for good: VMs, then what they used.
 
-    Raises: Refused or Failed, which says what is left and why; everything else is gone by then.
+    Raises: UserError or RunError, which says what is left and why; everything else is gone by then.
     """
     items, left = [item for item in items if item.ours], []
     for kind in KINDS:
         questions = {item: partial(_delete, item) for item in items if item.kind == kind}
         for item, answer in all_at_once(questions).items():
-            if isinstance(answer, Failed) and not isinstance(answer, NotFound):  # a boot disk goes with its VM
+            if isinstance(answer, RunError) and not isinstance(answer, NotFound):  # a boot disk goes with its VM
                 costs = "" if item.costs else " (it costs nothing itself)"
                 left.append(f"{item.kind} {item.name} ({item.place}){costs}: {answer}")
     if left:
-        raise Failed("this could not be deleted, and goes on costing money:\n" + "\n".join(left))
+        raise RunError("this could not be deleted, and goes on costing money:\n" + "\n".join(left))
 
 
 def _delete(item: Billed) -> None:

@@ -13,12 +13,13 @@ from infra.outputs import MachineOutputs
 from infra.policy import BUCKET
 from infra.preflight import preflight as check_beforehand
 from infra.prices import BUCKET_USD_PER_GIB_MONTH
-from infra.refusal import Failed, Refused, plain_refusals
+from infra.refusal import plain_refusals
 from infra.rent import rent
 from infra.stack_config import PROJECT, UNDO_DAYS, MachineSettings, check_stack_name
 from infra.stack_files import project_of
 from infra.sweep import RUNNING, Billed, delete, found, is_of
 from infra.sweep_table import table
+from training.errors import RunError, UserError
 
 STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)"}
 
@@ -72,7 +73,7 @@ def cost(c: Context, stack: str | None = None, until: str | None = None) -> None
     engine = Engine(stack)
     settings = engine.settings()
     if not isinstance(settings, MachineSettings):
-        raise Refused(
+        raise UserError(
             f"stack {engine.stack} is no machine: its bucket costs about {BUCKET_USD_PER_GIB_MONTH:.2f} dollars a GiB and month, "
             f"and what was deleted or overwritten in the last {UNDO_DAYS} days as much (accepted: a stack of a machine, such as l4)"
         )
@@ -87,7 +88,7 @@ def _day(text: str | None) -> datetime | None:
         day = datetime.fromisoformat(text)
         return day if day.tzinfo else day.replace(tzinfo=UTC)
     except ValueError:
-        raise Refused(f"--until: {text} (accepted: a date such as 2026-12-01)") from None
+        raise UserError(f"--until: {text} (accepted: a date such as 2026-12-01)") from None
 
 
 @task(
@@ -109,27 +110,27 @@ def sweep(
     if stack is not None:
         check_stack_name(stack)
     if without_sync and not delete:
-        raise Refused("--without-sync has no effect without --delete")
+        raise UserError("--without-sync has no effect without --delete")
     sweep_up(project or project_of(stack), stack, delete, without_sync)
 
 
 def sweep_up(project: str, stack: str | None, and_delete: bool, without_sync: bool = False) -> None:
     """List, and on request delete, what costs money.
 
-    Raises: Failed if anything is left.
+    Raises: RunError if anything is left.
     """
     items = _listed(project, stack)
     again = f" --stack {stack}" if stack else ""
     if and_delete and (doomed := [item for item in items if item.ours and (without_sync or not _is_held(item, items))]):
         if _answer(f"Delete these {len(doomed)} for good, with what is on the disks? Type yes: ") != "yes":
-            raise Refused("nothing was deleted")
+            raise UserError("nothing was deleted")
         delete(doomed)
         items = _listed(project, stack)
     costly = [item for item in items if item.costs]
     if any(item.ours for item in costly):
-        raise Failed(f"{len(costly)} still cost money; {_way_out(items, again)}")
+        raise RunError(f"{len(costly)} still cost money; {_way_out(items, again)}")
     if costly:
-        raise Failed(f"{len(costly)} still cost money, none of this installation: whose they are stands above")
+        raise RunError(f"{len(costly)} still cost money, none of this installation: whose they are stands above")
 
 
 def _listed(project: str, stack: str | None) -> list[Billed]:

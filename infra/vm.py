@@ -34,7 +34,7 @@ class Vm:
 def vm_of(machine: MachineOutputs) -> Vm | None:
     """Ask Google; None if the VM is not there.
 
-    Raises: Refused or Failed as `infra.gcloud.gcloud` does.
+    Raises: UserError or RunError as `infra.gcloud.gcloud` does.
     """
     try:
         vm: Mapping[str, Any] = gcloud(
@@ -60,7 +60,7 @@ class StackWithoutVm:
 def without_vm(stack: str | None) -> StackWithoutVm:
     """Ask Pulumi for the bucket of a stack that rents nothing.
 
-    Raises: Refused or Failed as `infra.engine.Engine` does.
+    Raises: UserError or RunError as `infra.engine.Engine` does.
     """
     engine = Engine(stack)
     settings = engine.settings()

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
+from training.errors import RunError, UserError
 from training.interrupts import end_at_interrupt, ignore_interrupt, raise_at_interrupt
-from training.refusal import Failed, Refused
 
 if TYPE_CHECKING:
     from training.config import RunConfig
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if verb not in _PRINTS_ONLY or getattr(chosen, "write_features", None):
             outlive_closed_pipe()
         verb(chosen)
-    except Refused as refusal:
+    except UserError as refusal:
         return _said(f"refused: {refusal}", 2)
-    except Failed as failure:
+    except RunError as failure:
         return _said(f"failed: {failure}", 1)
     except OSError as failure:
         if failure.errno == errno.ENAMETOOLONG:  # no path is so long but one that was given
@@ -203,7 +203,7 @@ def _config(chosen: argparse.Namespace) -> "RunConfig":
 
     files = [word for word in chosen.settings if "=" not in word]
     if len(files) > 1 or (files and chosen.settings[0] != files[0]):
-        raise Refused(f"command line: {files[-1]}: neither KEY=VALUE nor the one run file that comes first")
+        raise UserError(f"command line: {files[-1]}: neither KEY=VALUE nor the one run file that comes first")
     return load_config(Path(files[0]) if files else None, chosen.settings[len(files) :])
 
 
@@ -241,7 +241,7 @@ def _predict(chosen: argparse.Namespace) -> None:
 
     raise_at_interrupt()
     if chosen.table is not None and chosen.split is not None:
-        raise Refused(f"command line: --split {chosen.split} has no effect beside --table {chosen.table}; leave one out")
+        raise UserError(f"command line: --split {chosen.split} has no effect beside --table {chosen.table}; leave one out")
     split: Literal["val", "test"] = chosen.split or "test"
     run.predict(chosen.run_directory, chosen.settings, chosen.output, split, chosen.table, chosen.checkpoint)
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from training.arc_table import DISTRIBUTIONAL_LOSS, LOSS, TABLE, Row
 from training.config import RunConfig
-from training.refusal import nearest
+from training.errors import nearest
 
 
 class Setting(NamedTuple):

@@ -125,7 +125,7 @@ class CellReader(Protocol):
         """Values in the order asked for, repeated where an index repeats.
 
         Shape: cells (N,) -> (N, D) for `input`, (N, G) for `genes`.
-        Raises: Refused if a value is NaN, infinite or (for genes) negative, naming file, row and column.
+        Raises: UserError if a value is NaN, infinite or (for genes) negative, naming file, row and column.
         """
         ...
 

@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from training.arc_keys import Claim, Setting, our_key, shown, translate
 from training.config import RunConfig
-from training.refusal import did_you_mean, nearest
+from training.errors import did_you_mean, nearest
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 PRESET = "model.preset"

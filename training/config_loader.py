@@ -21,7 +21,7 @@ from training.arc_keys import Setting, shown
 from training.arc_run import is_arc_run, what_to_do
 from training.config import CONTRADICTIONS, IDLE, RunConfig
 from training.config_layer import CONFIGS, KNOBS, PRESET, PRESETS, SECTIONS, Layer, is_text, layer_of
-from training.refusal import Refused, did_you_mean
+from training.errors import UserError, did_you_mean
 
 DEFAULT_RUN = CONFIGS / "runs" / "transition.yaml"
 COMMAND_LINE = "command line"
@@ -37,7 +37,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
     Later wins: the extended file, the model preset, the run file, the overrides; lists are replaced. `model: NAME` (or
     `model.preset`) takes `configs/models/NAME.yaml`. A setting without effect that nobody wrote for this run has its default.
 
-    Raises: Refused naming the file, the key, the value and what is accepted.
+    Raises: UserError naming the file, the key, the value and what is accepted.
     """
     sources = [*_file_layers(path or DEFAULT_RUN), _override_layer(overrides)]
     layers = _with_presets(sources)
@@ -51,7 +51,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
             refusals += _untrue(sources, judged.config)
             refusals += _contradictions(merged, judged.config)
     if refusals or judged.config is None:
-        raise Refused("\n".join(refusals))
+        raise UserError("\n".join(refusals))
     idle = {key for key, is_idle, _ in IDLE if is_idle(judged.config)}
     return _validated({key: layer for key, layer in merged.items() if key not in idle})
 
@@ -64,7 +64,7 @@ def _file_layers(path: Path) -> list[Layer]:
     below = path.parent / str(parent)
     shared = _read(below, f"{path}: extends: {below}")
     if "extends" in shared:
-        raise Refused(f"{below}: extends: {shared['extends']}: a file that is extended ({path} does) extends no other")
+        raise UserError(f"{below}: extends: {shared['extends']}: a file that is extended ({path} does) extends no other")
     return [_file_layer(below, shared, is_shared=True), _file_layer(path, values)]
 
 
@@ -109,18 +109,18 @@ def _refuse_changed_words(layer: Layer, written: Mapping[str, str], quoted: Call
 
 def _read(path: Path, named: str) -> dict[str, Any]:
     if is_arc_run(path):
-        raise Refused(f"{named}: {what_to_do(path)}")
+        raise UserError(f"{named}: {what_to_do(path)}")
     if os.path.isfile(path / "config.yaml"):
-        raise Refused(f"{named}: is a folder, and a run file is wanted; did you mean {path / 'config.yaml'}?")
+        raise UserError(f"{named}: is a folder, and a run file is wanted; did you mean {path / 'config.yaml'}?")
     try:
         values = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except FileNotFoundError:
         near = did_you_mean(path.name, sorted(p.name for p in path.parent.glob("*.yaml")))
-        raise Refused(f"{named}: no such file{near}") from None
+        raise UserError(f"{named}: no such file{near}") from None
     except (YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{named}: not a readable YAML file: {' '.join(str(error).split())}") from None
+        raise UserError(f"{named}: not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise Refused(f"{named}: a run file is a mapping of keys to values, this one is a {type(values).__name__}")
+        raise UserError(f"{named}: a run file is a mapping of keys to values, this one is a {type(values).__name__}")
     return {str(key): value for key, value in values.items()}
 
 

@@ -7,8 +7,8 @@ from training.checkpoints.model_file import ModelCard
 from training.config import RunConfig
 from training.data.assemble import Cells
 from training.data.datamodule import CellSetsDataModule
+from training.errors import UserError, some
 from training.objectives.perturbation import Perturbation
-from training.refusal import Refused, some
 
 
 def length_of(config: RunConfig, cells: Cells) -> RunLength:
@@ -71,7 +71,7 @@ def plan_text(config: RunConfig, cells: Cells) -> str:
 def one_pass(config: RunConfig, cells: Cells) -> str:
     """One forward and backward pass on the CPU, in 32 bit, over the first batch: its loss and the memory of a step.
 
-    Raises: Refused if a weight gets no gradient.
+    Raises: UserError if a weight gets no gradient.
     """
     length = length_of(config, cells)
     module = build_objective(config, cells, length)
@@ -87,7 +87,7 @@ def one_pass(config: RunConfig, cells: Cells) -> str:
     loss.backward()  # type: ignore[no-untyped-call]
     idle = [name for name, parameter in module.model.named_parameters() if parameter.grad is None]
     if idle:
-        raise Refused(f"model: no gradient reaches {some(idle)}")
+        raise UserError(f"model: no gradient reaches {some(idle)}")
     weights = list(module.model.parameters())
     size = sum(weight.nbytes for weight in weights)
     activations = sum(saved.values()) - sum(saved.get(weight.data_ptr(), 0) for weight in weights)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
-from training.refusal import Failed
+from training.errors import RunError
 from training.untrusted import escaped, single_name
 
 LIMIT_BYTES = 16 * 2**20
@@ -42,17 +42,17 @@ Message = TypeVar("Message")
 def read_message(kind: type[Message], text: str, source: str, known_format: int) -> Message:
     """The message in `text`, which `source` wrote.
 
-    Raises: Failed with one sentence if it is none, or of a format that this code cannot read.
+    Raises: RunError with one sentence if it is none, or of a format that this code cannot read.
     """
     if len(text) > LIMIT_BYTES:
-        raise Failed(f"{source}: the answer has {len(text):,} characters (accepted: at most {LIMIT_BYTES:,}); it was not read")
+        raise RunError(f"{source}: the answer has {len(text):,} characters (accepted: at most {LIMIT_BYTES:,}); it was not read")
     try:
         return TypeAdapter(kind).validate_json(text)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in found["loc"])
         value = f"{field}: {brief(found['input'])}: " if field else f"{brief(text)}: "
-        raise Failed(
+        raise RunError(
             f"{source}: the answer cannot be read: {value}{brief(found['msg'], 240)}; {remedy(text, known_format)}"
         ) from None
 

@@ -29,6 +29,7 @@ from training.data.datamodule import CellSetsDataModule
 from training.data.perturbations import read_features, write_perturbed_genes
 from training.data.reader import Genes
 from training.data.set_aside import trained_on_measuring
+from training.errors import UserError, some
 from training.evaluation.baselines import fit_baselines
 from training.evaluation.evaluate import evaluate as judge
 from training.evaluation.model_predictor import ModelPredictor
@@ -40,7 +41,6 @@ from training.evaluation.verdict import Judged, summarise, write_evaluation
 from training.mkl import settle_vector_functions
 from training.objectives.perturbation import Perturbation
 from training.plan import build_objective, length_of, one_pass, plan_text
-from training.refusal import Refused, some
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 def fit(config: RunConfig) -> Path:
     """Train, from the start or from a checkpoint, and leave a complete run directory.
 
-    Raises: Refused before anything is written; Failed where the run cannot go on.
+    Raises: UserError before anything is written; RunError where the run cannot go on.
     """
     settle_vector_functions()
     directory = RunDirectory(config.directory)
@@ -141,7 +141,7 @@ def check(config: RunConfig, write_features: Path | None = None) -> None:
 
     `write_features` first writes a file of which genes each perturbation of the data names.
 
-    Raises: Refused for everything that `fit` refuses.
+    Raises: UserError for everything that `fit` refuses.
     """
     if write_features is not None:
         write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, config.data.separator)
@@ -168,7 +168,7 @@ def show_plan(config: RunConfig) -> str:
     """The plan as `training show-config` prints it: without data, why it is not known."""
     try:
         return plan_text(config, open_cells(config.data, config.model.set_size, config.seed, config.evaluation))
-    except Refused as refusal:
+    except UserError as refusal:
         return f"Plan: not known without the data: {refusal}"
 
 
@@ -222,10 +222,10 @@ class ValidationHistory(Callback):
 def device_of(config: RunConfig) -> str:
     """`gpu` or `cpu`.
 
-    Raises: Refused if the run asks for a GPU that is not there.
+    Raises: UserError if the run asks for a GPU that is not there.
     """
     if config.trainer.device == "gpu" and not torch.cuda.is_available():
-        raise Refused("trainer.device: gpu: torch sees no CUDA device here (accepted here: cpu, auto)")
+        raise UserError("trainer.device: gpu: torch sees no CUDA device here (accepted here: cpu, auto)")
     return "gpu" if torch.cuda.is_available() and config.trainer.device != "cpu" else "cpu"
 
 
@@ -234,7 +234,7 @@ def predict(
 ) -> None:
     """Write predicted cells of a split's conditions, or of the rows of a table.
 
-    Raises: Refused for a run, a table or an output that cannot be used.
+    Raises: UserError for a run, a table or an output that cannot be used.
     """
     cells, predictor, saved, config = _trained(run_directory, overrides, checkpoint)
     requests = (
@@ -242,7 +242,7 @@ def predict(
     )
     unknown = sorted({r.condition.perturbation for r in requests if not predictor.knows(r.condition.perturbation)})
     if unknown:
-        raise Refused(f"{config.data.split}: split {split}: the model has no vector for {some(unknown)} (name others in --table)")
+        raise UserError(f"{config.data.split}: split {split}: the model has no vector for {some(unknown)} (name others in --table)")
     asked = f"split {split}" if table is None else table.name
     write_predictions(
         cells, predictor, requests, output, Provenance(config.name, _source(run_directory, checkpoint), saved.step, asked)
@@ -253,7 +253,7 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
     """Judge the model beside the baselines on the cells of a split; write metrics.json, evaluation.csv and report.html.
 
     Returns: the verdict.
-    Raises: Refused for a run that cannot be used, or a split without cells.
+    Raises: UserError for a run that cannot be used, or a split without cells.
     """
     cells, predictor, saved, config = _trained(run_directory, overrides, checkpoint)
     baselines = fit_baselines(cells)
@@ -283,7 +283,7 @@ def evaluate(run_directory: Path, overrides: list[str], split: Split, checkpoint
 def report(run_directory: Path) -> Path:
     """Write report.html from what the run directory holds.
 
-    Raises: Refused if it is no run directory.
+    Raises: UserError if it is no run directory.
     """
     RunDirectory(run_directory).config()
     return write_report(run_directory)
@@ -322,7 +322,7 @@ def _refuse_idle_overrides(begun: RunConfig, config: RunConfig) -> None:
     idle = {key: value for key, value in settings_of(config).items() if value != before[key] and key not in USED_WITH}
     if idle:
         why = f"would have no effect: the model is trained; leave it out (accepted here: {', '.join(sorted(USED_WITH))})"
-        raise Refused("\n".join(f"command line: {key}: {value} {why}" for key, value in idle.items()))
+        raise UserError("\n".join(f"command line: {key}: {value} {why}" for key, value in idle.items()))
 
 
 def _with_file_features(card: ModelCard, config: RunConfig) -> ModelCard:
@@ -333,13 +333,13 @@ def _with_file_features(card: ModelCard, config: RunConfig) -> ModelCard:
     row_of = {name: row for row, name in enumerate(card.perturbation_names)}
     new = [row for row, name in enumerate(features.names) if name not in row_of]
     if features.vectors.shape[1] != card.sizes.perturbation_dim:
-        raise Refused(
+        raise UserError(
             f"{config.data.perturbation_features_file}: its vectors have {features.vectors.shape[1]} values "
             f"(accepted: {card.sizes.perturbation_dim}, as the model was trained)"
         )
     for vector, name in zip(features.vectors, features.names, strict=True):
         if name in row_of and not torch.equal(card.perturbation_vectors[row_of[name]], torch.from_numpy(vector)):
-            raise Refused(f"{config.data.perturbation_features_file}: {name} has another vector than the model was trained with")
+            raise UserError(f"{config.data.perturbation_features_file}: {name} has another vector than the model was trained with")
     names = (*card.perturbation_names, *(features.names[row] for row in new))
     return replace(card, perturbation_names=names, perturbation_vectors=torch.cat([
         card.perturbation_vectors, torch.from_numpy(features.vectors[new])
@@ -357,7 +357,7 @@ def _refuse_other_gem_groups(card: ModelCard, cells: Cells, config: RunConfig) -
     trained, found = card.gem_group_names, cells.gem_group_names
     if card.config.gem_group_embedding and trained != found:
         new, missing = [name for name in found if name not in trained], [name for name in trained if name not in found]
-        raise Refused(
+        raise UserError(
             f"{config.data.split}: its data have other GEM groups than the model was trained on ({len(found)} here, {len(trained)} "
             f"there; unknown to the model: {some(new) or 'none'}; missing here: {some(missing) or 'none'})"
         )

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from training.refusal import Refused
+from training.errors import UserError
 
 NAME_LENGTH = 100
 ACCEPTED_NAME = f"letters, digits and ._=-, the first a letter or a digit, at most {NAME_LENGTH} characters"
@@ -19,13 +19,13 @@ def file_below(name: str, source: str) -> str:
         name: Name of an object or a file, with `/` between its parts.
         source: Where it was listed; the message names it.
 
-    Raises: Refused for an empty name, an absolute one, one with an empty part, `.` or `..`, with a character that does not print,
+    Raises: UserError for an empty name, an absolute one, one with an empty part, `.` or `..`, with a character that does not print,
         with a part longer than a file system takes (255 bytes), or with one that would make its folder a repository of git.
     """
     parts = name.split("/")
     is_long = any(len(part.encode(errors="surrogatepass")) > 255 for part in parts)
     if is_long or {"", ".", "..", *REPOSITORY}.intersection(part.lower() for part in parts) or not name.isprintable():
-        raise Refused(
+        raise UserError(
             f"{source}: it lists {escaped(name)!r}, which is no file below a folder (accepted: a relative path of printable "
             "characters without the parts '', '.', '..', '.git' and 'HEAD'); nothing was written. Rename or remove the object there"
         )
@@ -36,7 +36,7 @@ def is_file_below(name: str) -> bool:
     """Whether `file_below` accepts a name."""
     try:
         return bool(file_below(name, ""))
-    except Refused:
+    except UserError:
         return False
 
 
@@ -45,13 +45,13 @@ def path_below(folder: Path, name: str, source: str) -> Path:
 
     `folder` itself may be one: it is the user's.
 
-    Raises: Refused as `file_below`, or for a link.
+    Raises: UserError as `file_below`, or for a link.
     """
     path = folder
     for part in file_below(name, source).split("/"):
         path = path / part
         if path.is_symlink():
-            raise Refused(
+            raise UserError(
                 f"{path}: is a symbolic link; {source} is not written or read through one. Remove the link, then try again"
             )
     return path
@@ -60,10 +60,10 @@ def path_below(folder: Path, name: str, source: str) -> Path:
 def single_name(name: str, source: str) -> str:
     """`name` itself, if it may be one folder's name, a word of a command and a line of a table: a run's or a job's.
 
-    Raises: Refused for any other.
+    Raises: UserError for any other.
     """
     if not is_single_name(name):
-        raise Refused(f"{source}: {escaped(name)!r} is no name of a run (accepted: {ACCEPTED_NAME})")
+        raise UserError(f"{source}: {escaped(name)!r} is no name of a run (accepted: {ACCEPTED_NAME})")
     return name
 
 

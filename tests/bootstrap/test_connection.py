@@ -16,8 +16,8 @@ from fabric import Config, Connection
 from bootstrap.connection import Host, connect
 from bootstrap.machine import Machine, box, rented
 from bootstrap.ssh_config import ssh_config, write_ssh_config
-from infra.refusal import Failed, Refused
 from tests.tools.ssh_machine import OUTPUTS, SshMachine, behind_iap, close_connections
+from training.errors import RunError, UserError
 
 pytestmark = pytest.mark.needs("ssh")
 
@@ -90,14 +90,14 @@ def test_a_booting_machine_is_waited_for(machine, laptop, capsys):
 
 
 def test_a_machine_that_never_answers_is_given_up(laptop):
-    with pytest.raises(Failed, match=r"^127\.0\.0\.1 does not answer after \d seconds: .*Connection refused"):
+    with pytest.raises(RunError, match=r"^127\.0\.0\.1 does not answer after \d seconds: .*Connection refused"):
         connect(box("nobody@127.0.0.1:1", "~/incubator"), seconds=1)
 
 
 def test_a_name_that_is_no_host_is_refused_at_once(laptop):
     start = time.monotonic()
 
-    with pytest.raises(Refused, match=r"no such host; check --host \(.*no-such-host\.invalid"):
+    with pytest.raises(UserError, match=r"no such host; check --host \(.*no-such-host\.invalid"):
         connect(box("no-such-host.invalid", "~/incubator"))
 
     assert time.monotonic() - start < 15
@@ -106,7 +106,7 @@ def test_a_name_that_is_no_host_is_refused_at_once(laptop):
 def test_a_key_that_is_not_taken_is_refused(machine, laptop):
     (machine.folder / "authorized_keys").write_text("")
 
-    with pytest.raises(Refused, match=r"does not take your key.*Permission denied"):
+    with pytest.raises(UserError, match=r"does not take your key.*Permission denied"):
         connect(machine.machine(), seconds=2)  # for the first second it might be booting
 
 
@@ -116,7 +116,7 @@ def test_with_os_login_a_refusal_names_the_roles_from_the_first_try_on(machine, 
     machine.laptop_program("gcloud", f"echo '{profile}'")
     (machine.folder / "authorized_keys").write_text("")
 
-    with pytest.raises(Refused, match=r"roles/compute\.osAdminLogin in project demo-project.*Permission denied") as refusal:
+    with pytest.raises(UserError, match=r"roles/compute\.osAdminLogin in project demo-project.*Permission denied") as refusal:
         connect(rented(replace(OUTPUTS, ssh_port=machine.port, ssh_user=None)), seconds=2)
 
     assert "sshPublicKey" not in str(refusal.value)
@@ -133,7 +133,7 @@ def test_a_tunnel_that_is_not_allowed_is_refused_at_once_with_the_role(laptop, t
     )
     tunnel.chmod(0o755)
 
-    with pytest.raises(Refused, match=r"you need roles/iap\.tunnelResourceAccessor.*Or the machine is stopped or gone.*4033"):
+    with pytest.raises(UserError, match=r"you need roles/iap\.tunnelResourceAccessor.*Or the machine is stopped or gone.*4033"):
         connect(rented(replace(OUTPUTS, ssh_user="ada", ssh_proxy=str(tunnel))), seconds=10)
 
     assert capsys.readouterr().out == ""
@@ -146,7 +146,7 @@ def test_a_changed_host_key_is_refused_with_the_way_out(machine, laptop):
     machine.new_host_key()
     machine.boot()
 
-    with pytest.raises(Refused, match=r"take it out of .*incubator-l4/known_hosts; otherwise do not go on"):
+    with pytest.raises(UserError, match=r"take it out of .*incubator-l4/known_hosts; otherwise do not go on"):
         connect(machine.machine())
 
 
@@ -163,7 +163,7 @@ def test_a_new_vm_under_the_old_name_is_another_host(machine, laptop):
 def test_a_connection_that_is_lost_in_a_command_says_so(machine, host):
     threading.Timer(1, machine.switch_off).start()
 
-    with pytest.raises(Failed, match=r"incubator-l4: the connection was lost .*the same command goes on where it stopped"):
+    with pytest.raises(RunError, match=r"incubator-l4: the connection was lost .*the same command goes on where it stopped"):
         host.ask("sleep 60")
 
 
@@ -171,7 +171,7 @@ def test_a_connection_that_is_lost_in_a_copy_says_so_and_the_next_goes_on(machin
     (tmp_path / "big").write_bytes(bytes(range(256)) * 80_000)
     threading.Timer(1, machine.switch_off).start()
 
-    with pytest.raises(Failed, match="the connection was lost"):
+    with pytest.raises(RunError, match="the connection was lost"):
         host.copy(str(tmp_path / "big"), ":/mnt/data/", "--bwlimit=4M", "--partial-dir=.rsync-partial")
     machine.boot()
     again = connect(machine.machine())
@@ -183,7 +183,7 @@ def test_a_connection_that_is_lost_in_a_copy_says_so_and_the_next_goes_on(machin
 def test_a_full_disk_is_named(machine, host, tmp_path):
     (tmp_path / "big").write_bytes(b"x" * 200_000)
 
-    with pytest.raises(Failed, match=r"the disk is full: .*No space left on device"):
+    with pytest.raises(RunError, match=r"the disk is full: .*No space left on device"):
         host.copy(str(tmp_path / "big"), ":/mnt/64k/")
 
 
@@ -193,7 +193,7 @@ def test_a_machine_without_rsync_is_refused_with_the_remedy(machine, laptop, tmp
     machine.boot()
     (tmp_path / "file").touch()
 
-    with pytest.raises(Refused, match="rsync is not installed there"):
+    with pytest.raises(UserError, match="rsync is not installed there"):
         connect(machine.machine()).copy(str(tmp_path / "file"), ":/mnt/data/")
 
 
@@ -201,14 +201,14 @@ def test_an_rsync_here_that_does_not_know_an_option_is_refused_with_the_remedy(m
     (tmp_path / "file").touch()
 
     with pytest.raises(
-        Refused, match=r"rsync here is too old \(.*--of-tomorrow.*\); needed: 3\.1 or newer \(macOS: brew install rsync\)"
+        UserError, match=r"rsync here is too old \(.*--of-tomorrow.*\); needed: 3\.1 or newer \(macOS: brew install rsync\)"
     ):
         host.copy(str(tmp_path / "file"), ":/mnt/data/", "--of-tomorrow")
 
 
 def test_a_command_that_takes_too_long_is_given_up(host):
     start = time.monotonic()
-    with pytest.raises(Failed, match=r"^incubator-l4: not done within 0\.5 seconds$"):
+    with pytest.raises(RunError, match=r"^incubator-l4: not done within 0\.5 seconds$"):
         host.ask("sleep 60", seconds=0.5)
     assert time.monotonic() - start < 20
 
@@ -275,7 +275,7 @@ def test_a_name_that_gcloud_would_not_give_is_no_line_of_the_file(machine, lapto
     machine.laptop_program("gcloud", f"cat {tmp_path}/profile")
     (tmp_path / "profile").write_text(profile)
 
-    with pytest.raises(Failed, match="is no name of a user"):
+    with pytest.raises(RunError, match="is no name of a user"):
         write_ssh_config(rented(replace(OUTPUTS, ssh_user=None)))
 
 
@@ -287,7 +287,7 @@ def test_an_answer_of_gcloud_that_is_none_is_one_sentence(machine, laptop, tmp_p
     (tmp_path / "profile").write_text(printed)
     machine.laptop_program("gcloud", f"cat {tmp_path}/profile")
 
-    with pytest.raises(Failed, match="gcloud compute os-login: its answer is no OS Login profile"):
+    with pytest.raises(RunError, match="gcloud compute os-login: its answer is no OS Login profile"):
         write_ssh_config(rented(replace(OUTPUTS, ssh_user=None)))
 
 
@@ -306,13 +306,13 @@ LINES = "x\n  LocalCommand touch /tmp/owned"
     ids=["address", "proxy", "host_key_alias", "user", "label"],
 )
 def test_no_output_of_a_stack_begins_a_line_of_its_own(machine):
-    with pytest.raises(Refused, match=r"has characters that do not print: no ssh_config can say that"):
+    with pytest.raises(UserError, match=r"has characters that do not print: no ssh_config can say that"):
         ssh_config(machine, machine.user, Path())
 
 
 @pytest.mark.parametrize("name", ["..", "../../x", "/etc", "a/b", "", "a\nb", "-v"])
 def test_no_name_of_a_machine_leaves_the_folder_of_the_settings(laptop, name):
-    with pytest.raises(Refused, match=r"^name of the machine: "):
+    with pytest.raises(UserError, match=r"^name of the machine: "):
         write_ssh_config(rented(replace(OUTPUTS, name=name, ssh_user="ada")))
 
     assert not laptop.exists()
@@ -359,13 +359,13 @@ def test_a_stack_is_told_in_full():
     ],
 )
 def test_what_is_no_host_is_refused(host):
-    with pytest.raises(Refused, match=r"^--host: .*accepted: "):
+    with pytest.raises(UserError, match=r"^--host: .*accepted: "):
         box(host, "~/incubator")
 
 
 @pytest.mark.parametrize("folder", ["incubator", "~", "/", "~/", "/a b", "/a/../b", "~/$(reboot)", "'/x'"])
 def test_what_is_no_folder_is_refused(folder):
-    with pytest.raises(Refused, match=r"^--folder: .*accepted: a path from / or ~/"):
+    with pytest.raises(UserError, match=r"^--folder: .*accepted: a path from / or ~/"):
         box("me@box", folder)
 
 

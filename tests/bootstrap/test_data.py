@@ -17,8 +17,8 @@ from bootstrap.data import _alternatives, _folder, _here, _matching, _there, bro
 from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
-from infra.refusal import Refused
 from training.data.splits import _files
+from training.errors import UserError
 
 NOTHING = Wanted(Path("uv"), "", "", (), 0, (), "", "", "", None, None, True, (), "")
 SPLIT = '[datasets]\nscreen = "data/screen/*.h5ad"\n[training]\nscreen = "train"\n'
@@ -106,13 +106,13 @@ def test_a_run_that_lives_keeps_its_data(host, project, bring):
     lives = replace(machine_facts.ask(host), living="screen")
     source = project / "data" / "screen"
 
-    with pytest.raises(Refused, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
+    with pytest.raises(UserError, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
         _local(host, lives, project, source, files_of(source))
 
 
 def refused(bring, source: str) -> tuple[str, list[str]]:
     """Why, and the commands that the refusal has."""
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         bring(source)
     return str(refusal.value), re.findall(r"ssh -F \S+ \S+ '[^']*'", str(refusal.value))
 
@@ -227,7 +227,7 @@ def forget_split(machine, project):
 def test_what_differs_is_listed_before_a_run_begins(machine, host, project, shipped, harm, lines):
     harm(machine, project)
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         check(host, project)
 
     head, *told = str(refusal.value).splitlines()
@@ -238,7 +238,7 @@ def test_what_differs_is_listed_before_a_run_begins(machine, host, project, ship
 def test_what_no_bootstrap_removes_is_removed_by_the_command_that_the_message_has(machine, host, project, shipped):
     (machine.disk / "incubator" / "data" / "screen" / "it's mine.h5ad").write_text("by hand")
 
-    with pytest.raises(Refused, match=r"it's mine\.h5ad: is there, and not here") as refusal:
+    with pytest.raises(UserError, match=r"it's mine\.h5ad: is there, and not here") as refusal:
         check(host, project)
     command = re.search(r"No bootstrap removes .*?: (.*)", str(refusal.value))
     assert command is not None
@@ -261,7 +261,7 @@ def test_a_data_set_in_the_projects_root_is_compared_too(machine, host, project)
     (project / "a.h5ad").write_text("changed")
     (code / "old.h5ad").touch()
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         compare(host, found, "screen_split.toml", None, project)
 
     _, *lines, remedy, remove = str(refusal.value).splitlines()
@@ -363,7 +363,7 @@ def odd_name(folder):
 def test_what_cannot_be_copied_is_one_refusal(project, make, said):
     make(project / "data" / "screen")
 
-    with pytest.raises(Refused, match=said) as refusal:
+    with pytest.raises(UserError, match=said) as refusal:
         files_of(project / "data" / "screen")
 
     assert str(refusal.value).startswith(f"--data: {project / 'data' / 'screen'}: ")

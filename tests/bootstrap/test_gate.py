@@ -7,7 +7,7 @@ import pytest
 from bootstrap.facts import Facts
 from bootstrap.gate import cuda_of, gate
 from bootstrap.machine import Machine
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 LOCK = (
     'version = 1\n[[package]]\nname = "torch"\nversion = "2.15.0"\n[[package]]\nname = "nvidia-cuda-runtime"\nversion = "13.2.86"\n'
@@ -42,17 +42,17 @@ def test_a_cpu_is_said_aloud_and_not_refused_and_so_is_what_it_downloads_once():
 @pytest.mark.parametrize(
     ("facts", "machine", "error", "message"),
     [
-        (READY, RENTED, Failed, "has an NVIDIA GPU, but no driver .*reboot the machine once"),
-        (replace(READY, has_nvidia_card=True), BOX, Failed, "has an NVIDIA GPU, but no driver"),
-        (with_gpu("NVIDIA-SMI has failed because it couldn't communicate with the driver", 9), RENTED, Failed, "ended with 9"),
-        (with_gpu("No devices were found", 0), RENTED, Failed, "names no GPU: No devices were found"),
-        (with_gpu("Tesla T4, 470.82.01, 15360 MiB"), BOX, Refused, "470.82.01 is too old: .*CUDA 13.2, which needs driver 580"),
-        (with_gpu("NVIDIA L4, 575.57.08, 23034 MiB"), RENTED, Refused, "575.57.08 is too old"),
-        (replace(READY, system="Darwin", arch="arm64"), BOX, Refused, "is Darwin on arm64 .accepted: Linux"),
-        (replace(READY, is_mounted=False), RENTED, Failed, "the data disk is not mounted at /mnt/data"),
-        (replace(READY, is_writable=False), BOX, Refused, "cannot be written by ada .another place: --folder"),
-        (replace(READY, rsync=""), BOX, Refused, "rsync is not installed there"),
-        (replace(READY, free_kib=3 * 2**20), BOX, Refused, "3.0 GiB free at .*needs 15 GiB"),
+        (READY, RENTED, RunError, "has an NVIDIA GPU, but no driver .*reboot the machine once"),
+        (replace(READY, has_nvidia_card=True), BOX, RunError, "has an NVIDIA GPU, but no driver"),
+        (with_gpu("NVIDIA-SMI has failed because it couldn't communicate with the driver", 9), RENTED, RunError, "ended with 9"),
+        (with_gpu("No devices were found", 0), RENTED, RunError, "names no GPU: No devices were found"),
+        (with_gpu("Tesla T4, 470.82.01, 15360 MiB"), BOX, UserError, "470.82.01 is too old: .*CUDA 13.2, which needs driver 580"),
+        (with_gpu("NVIDIA L4, 575.57.08, 23034 MiB"), RENTED, UserError, "575.57.08 is too old"),
+        (replace(READY, system="Darwin", arch="arm64"), BOX, UserError, "is Darwin on arm64 .accepted: Linux"),
+        (replace(READY, is_mounted=False), RENTED, RunError, "the data disk is not mounted at /mnt/data"),
+        (replace(READY, is_writable=False), BOX, UserError, "cannot be written by ada .another place: --folder"),
+        (replace(READY, rsync=""), BOX, UserError, "rsync is not installed there"),
+        (replace(READY, free_kib=3 * 2**20), BOX, UserError, "3.0 GiB free at .*needs 15 GiB"),
     ],
 )  # fmt: skip
 def test_what_cannot_train_is_told_why(facts, machine, error, message):

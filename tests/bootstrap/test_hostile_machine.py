@@ -11,9 +11,9 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap import pull as results
 from bootstrap import runs, streams
-from infra.refusal import Failed, Refused
 from tests.tools.answering_machine import BEGUN, RECORD, ROOT, AnsweringMachine
 from tests.tools.ssh_machine import SshMachine
+from training.errors import RunError, UserError
 
 pytestmark = pytest.mark.cloud  # minutes: each test has an SSH server of its own
 NAMES = ["..", ".", "", "/etc", "../../x", "a/b", "x\ny", "\x1b[2J", "-rf", "$(touch /tmp/x)", ["a"], None, 7, "a" * 101]
@@ -54,7 +54,7 @@ def test_no_name_of_a_job_leaves_the_folder_of_a_pull(evil, host, tmp_path, name
         lambda: runs.stop(host, None),
         lambda: runs.logs(host, None, False, 5),
     ):
-        with pytest.raises(Failed, match=r"incubator-l4: the answer cannot be read: jobs\.0\.name") as failed:
+        with pytest.raises(RunError, match=r"incubator-l4: the answer cannot be read: jobs\.0\.name") as failed:
             verb()
         assert str(failed.value).isprintable()
     assert everything_in(tmp_path) == before
@@ -71,7 +71,7 @@ def test_a_pull_makes_no_module_of_a_run(evil, host, tmp_path, monkeypatch, modu
     (tmp_path / "Pulumi.yaml").touch()
     (tmp_path / "results").mkdir()
 
-    with pytest.raises(Refused, match=r"Python imports from that folder, and a run's files must not become modules"):
+    with pytest.raises(UserError, match=r"Python imports from that folder, and a run's files must not become modules"):
         results.pull(host, None, Path())
     monkeypatch.chdir(tmp_path / "results")
     results.pull(host, None, Path())  # a folder of one's own, in which fab and its children are started
@@ -113,7 +113,7 @@ def test_nothing_is_written_through_a_link_that_lies_here(evil, host, tmp_path, 
         (target / name).unlink(missing_ok=True)
         (target / name).symlink_to(tmp_path / "safe" / ("run.json" if where == "record" else ""))
 
-    with pytest.raises(Refused, match=r"is a link"):
+    with pytest.raises(UserError, match=r"is a link"):
         results.pull(host, None, tmp_path / "runs")
 
     assert (everything_in(tmp_path / "safe"), (tmp_path / "safe" / "run.json").read_text()) == before
@@ -123,7 +123,7 @@ def test_nothing_is_written_through_a_link_that_lies_here(evil, host, tmp_path, 
 def test_a_record_of_a_run_that_is_none_is_refused(evil, host, tmp_path, text):
     (evil.run() / "run.json").write_text(text)
 
-    with pytest.raises(Failed, match=r"run\.json is no record of a run; nothing was pulled"):
+    with pytest.raises(RunError, match=r"run\.json is no record of a run; nothing was pulled"):
         results.pull(host, None, tmp_path / "runs")
 
     assert not (tmp_path / "runs" / "job").exists()
@@ -134,14 +134,14 @@ def test_a_listing_names_manifests_only(evil, host, tmp_path, line):
     evil.run()
     evil.machine.program("ls", f"printf '%s\\n' '{line}'")
 
-    with pytest.raises(Failed, match="as a manifest"):
+    with pytest.raises(RunError, match="as a manifest"):
         results.pull(host, None, tmp_path / "runs")
 
 
 def test_a_payload_that_is_not_that_of_its_manifest_does_not_verify(evil, host, tmp_path, capsys):
     (evil.run() / "checkpoints" / "step=000000008" / "trainer.ckpt").write_text("other!!")
 
-    with pytest.raises(Failed, match="not all of it is as it was written"):
+    with pytest.raises(RunError, match="not all of it is as it was written"):
         results.pull(host, None, tmp_path / "runs")
 
 
@@ -161,7 +161,7 @@ def test_an_rsync_that_does_as_it_likes_leaves_no_link_here(evil, host, tmp_path
     said = ""
     try:
         results.pull(host, None, tmp_path / "runs")
-    except Failed as failure:
+    except RunError as failure:
         said = str(failure)
 
     assert said.isprintable()
@@ -172,7 +172,7 @@ def test_an_answer_without_end_is_cut_off(evil, host, monkeypatch):
     evil.python("yes '{\"jobs\": ['")
 
     with pytest.raises(
-        Failed, match=r"^incubator-l4: it printed more than 67,108,864 bytes, which no answer has; it was not read$"
+        RunError, match=r"^incubator-l4: it printed more than 67,108,864 bytes, which no answer has; it was not read$"
     ):
         runs.status(host)
 
@@ -185,7 +185,7 @@ def test_what_a_machine_prints_is_escaped_wherever_it_is_shown(evil, host, capsy
         nasty.replace("%%", "%").encode().decode("unicode_escape").encode("latin-1")
     )
 
-    with pytest.raises(Failed, match="did not end as it should"):
+    with pytest.raises(RunError, match="did not end as it should"):
         runs.stop(host, None)
     stopped = capsys.readouterr()
     runs.logs(host, None, follow=False, lines=10)
@@ -200,7 +200,7 @@ def test_no_fact_is_taken_as_it_comes(fact):
     for value in ("-1", "9" * 5000, "nan", "\x1b[2Jx", "../..", "a" * 200_000, "/x/../../etc", "$(id)", "/a\u202eb"):
         try:
             kept = getattr(machine_facts.Facts.of(f"root\t{ROOT}\n{fact}\t{value}"), fact)
-        except Refused as refusal:
+        except UserError as refusal:
             kept = str(refusal)
             named, _, _ = kept.partition(": ")
             assert named == fact, value
@@ -213,7 +213,7 @@ def test_a_fact_that_cannot_be_is_one_sentence(evil, host):
     evil.machine.program("uname", "printf '../../x\\033[2J'")
 
     with pytest.raises(
-        Failed, match=r"^incubator-l4: says of itself what cannot be: arch: \.\./\.\./x\\x1b\[2J: .*look at it by hand"
+        RunError, match=r"^incubator-l4: says of itself what cannot be: arch: \.\./\.\./x\\x1b\[2J: .*look at it by hand"
     ):
         runs.status(host)
 
@@ -221,7 +221,7 @@ def test_a_fact_that_cannot_be_is_one_sentence(evil, host):
 def test_no_answer_is_read_beyond_its_limit(tmp_path):
     words = [sys.executable, "-c", "import sys, time; sys.stdout.write('x' * 3000); sys.stdout.flush(); time.sleep(60)"]
 
-    with pytest.raises(Failed, match="more than 2,000 bytes"):
+    with pytest.raises(RunError, match="more than 2,000 bytes"):
         streams.capture(words, limit=2000)
 
 

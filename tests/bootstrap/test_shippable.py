@@ -10,7 +10,7 @@ import pytest
 from bootstrap.bootstrap import _planned
 from bootstrap.shippable import LARGEST_FILE, LARGEST_TOTAL
 from bootstrap.shipping import ROOT, code
-from infra.refusal import Refused
+from training.errors import UserError
 
 pytestmark = pytest.mark.needs("git")
 
@@ -47,7 +47,7 @@ def sparse(folder: Path, name: str, size: int) -> None:
 
 
 def refusal(project: Path) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         code(project)
     return str(refused.value)
 

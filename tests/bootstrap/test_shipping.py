@@ -10,7 +10,7 @@ import pytest
 from bootstrap import shipping
 from bootstrap.shipping import UV_PIN, code, sha256_of, uv_binary, uv_version
 from bootstrap.tokens import env_file, tokens
-from infra.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 pytestmark = pytest.mark.needs("git")
 
@@ -87,21 +87,21 @@ def test_another_dependency_is_another_environment(project):
 def test_outside_git_nothing_goes(project):
     (project / ".git").rename(project / ".no-git")
 
-    with pytest.raises(Refused, match=r"git cannot list the files of this folder.*not a git repository"):
+    with pytest.raises(UserError, match=r"git cannot list the files of this folder.*not a git repository"):
         code(project)
 
 
 def test_what_uv_cannot_resolve_is_told(project):
     (project / "pyproject.toml").write_text("[project\n")
 
-    with pytest.raises(Failed, match=r"^uv export: .*pyproject\.toml"):
+    with pytest.raises(RunError, match=r"^uv export: .*pyproject\.toml"):
         code(project)
 
 
 def test_a_lock_that_is_not_the_committed_one_does_not_go(project):
     (project / "requirements.lock").unlink()
 
-    with pytest.raises(Refused, match=r"requirements\.lock: is missing"):
+    with pytest.raises(UserError, match=r"requirements\.lock: is missing"):
         code(project)
 
 
@@ -126,7 +126,7 @@ def test_a_uv_with_another_hash_is_not_taken(tmp_path, monkeypatch):
     (tmp_path / UV_PIN).parent.mkdir()
     (tmp_path / UV_PIN).write_text(f"uv==0.13.8 --hash=sha256:{'0' * 64}\n")
 
-    with pytest.raises(Failed, match=r"uv 0\.13\.8 for x86_64 could not be downloaded: .*[Hh]ash"):
+    with pytest.raises(RunError, match=r"uv 0\.13\.8 for x86_64 could not be downloaded: .*[Hh]ash"):
         uv_binary("x86_64")
 
 
@@ -144,7 +144,7 @@ def test_a_pin_of_uv_without_a_version_is_told(tmp_path, monkeypatch):
     (tmp_path / UV_PIN).parent.mkdir()
     (tmp_path / UV_PIN).write_text("<<<<<<< HEAD\n")
 
-    with pytest.raises(Failed, match=r"^bootstrap/uv\.txt: begins with no uv==VERSION"):
+    with pytest.raises(RunError, match=r"^bootstrap/uv\.txt: begins with no uv==VERSION"):
         uv_version()
 
 
@@ -179,19 +179,19 @@ def test_what_a_value_is(tmp_path, line, value, monkeypatch):
 def test_a_token_of_two_lines_is_none(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_a\nb")
 
-    with pytest.raises(Refused, match=r"^HF_TOKEN: is no token"):
+    with pytest.raises(UserError, match=r"^HF_TOKEN: is no token"):
         tokens(tmp_path)
 
 
 def test_a_key_that_the_machine_would_not_take_is_refused(tmp_path):
     (tmp_path / ".env").write_text("KÉY=ü\n")
 
-    with pytest.raises(Refused, match="line 1: is no KEY=VALUE"):
+    with pytest.raises(UserError, match="line 1: is no KEY=VALUE"):
         tokens(tmp_path)
 
 
 def test_a_line_that_is_none_is_refused_and_not_repeated(tmp_path):
     (tmp_path / ".env").write_text("A=1\nhf_secret\n")
 
-    with pytest.raises(Refused, match=r"\.env: line 2: is no KEY=VALUE$"):
+    with pytest.raises(UserError, match=r"\.env: line 2: is no KEY=VALUE$"):
         tokens(tmp_path)

@@ -10,9 +10,9 @@ import yaml
 
 from bootstrap import pull as results
 from bootstrap import runs
-from infra.refusal import Failed, Refused
 from tests.tools.answering_machine import RECORD, ROOT, AnsweringMachine
 from tests.tools.ssh_machine import SshMachine
+from training.errors import RunError, UserError
 from training.supervision.job import FORMAT, Job
 
 RUN = {"name": "screen", "data": {"split": "data/split.toml", "control": "control"}, "trainer": {"max_steps": 10}}
@@ -64,7 +64,7 @@ def test_no_run_starts_where_nothing_would_bring_its_last_results(there, host, r
     (there.root / "last-sync").unlink()
 
     with pytest.raises(
-        Refused, match=r"its hooks \(boot-hook, last-sync\) are missing in /mnt/data/incubator; run: \./fab bootstrap"
+        UserError, match=r"its hooks \(boot-hook, last-sync\) are missing in /mnt/data/incubator; run: \./fab bootstrap"
     ):
         runs.train(host, run, [], "gs://cells", systemd=False)
 
@@ -90,7 +90,7 @@ def test_a_run_that_only_pushes_may_be_given_another_bucket_and_one_that_trains_
     job = NOW["jobs"][0] | {"name": "screen", "bucket": "gs://wrong", "phase": "pushing", "reason": "finished"}
     there.says(NOW | {"jobs": [job]})
     for bucket in (None, "gs://wrong"):
-        with pytest.raises(Refused, match="screen is pushing already"):
+        with pytest.raises(UserError, match="screen is pushing already"):
             runs.train(host, run, [], bucket, systemd=False)
 
     runs.train(host, run, [], "gs://right", systemd=False)
@@ -98,7 +98,7 @@ def test_a_run_that_only_pushes_may_be_given_another_bucket_and_one_that_trains_
     assert "screen only pushes, to gs://wrong: from now on it goes to gs://right" in capsys.readouterr().out
     assert staged(there)["bucket"] == "gs://right"
     there.says(NOW | {"jobs": [job | {"phase": "running"}]})
-    with pytest.raises(Refused, match="screen is running already"):
+    with pytest.raises(UserError, match="screen is running already"):
         runs.train(host, run, [], "gs://right", systemd=False)
 
 
@@ -124,7 +124,7 @@ def test_the_folder_of_a_bucket_must_be_there_and_the_message_says_how(there, ho
     there.says(NOW)
 
     with pytest.raises(
-        Refused, match=r"the folder /mnt/data/my safe of incubator-l4, not of this laptop, which is not there"
+        UserError, match=r"the folder /mnt/data/my safe of incubator-l4, not of this laptop, which is not there"
     ) as no:
         runs.train(host, run, [], "file:///mnt/data/my%20safe", systemd=False)
     assert not list(there.root.glob(".staged/*"))
@@ -141,14 +141,14 @@ def test_a_bucket_of_which_the_machine_tells_is_a_bucket_or_nothing(there, host,
     job = NOW["jobs"][0] | {"name": "screen", "bucket": bucket, "phase": "stopped", "supervisor_pid": None}
     there.says(NOW | {"jobs": [job]})
 
-    with pytest.raises(Failed, match=r"says that screen goes to .*, which is no bucket; name it: --bucket"):
+    with pytest.raises(RunError, match=r"says that screen goes to .*, which is no bucket; name it: --bucket"):
         runs.train(host, run, [], None, systemd=False)
 
 
 def test_an_output_dir_that_has_no_effect_there_is_refused_with_the_remedy(run):
     run.write_text(yaml.safe_dump(RUN | {"output_dir": "/scratch/results"}))
 
-    with pytest.raises(Refused, match=r"output_dir: /scratch/results: has no effect on the machine.*--set output_dir=runs"):
+    with pytest.raises(UserError, match=r"output_dir: /scratch/results: has no effect on the machine.*--set output_dir=runs"):
         runs.validated(run, [])
     assert runs.validated(run, ["output_dir=runs"]).name == "screen"
 
@@ -158,7 +158,7 @@ def test_a_verb_that_older_code_does_not_know_is_no_mistake_of_the_user(there, h
     (there.root / "old.py").write_text(OLD.replace("ANSWER", f"{ROOT}/answer"))
     there.python(f'exec python3 {ROOT}/old.py "$@"')
 
-    with pytest.raises(Failed, match=r"the code there does not know `stop job`: it is of another version") as failed:
+    with pytest.raises(RunError, match=r"the code there does not know `stop job`: it is of another version") as failed:
         runs.stop(host, None)
     assert f"git checkout {COMMIT}" in str(failed.value)
     assert "./fab bootstrap" in str(failed.value)
@@ -170,7 +170,7 @@ def test_a_verb_that_older_code_does_not_know_is_no_mistake_of_the_user(there, h
 def test_code_that_lies_elsewhere_there_is_of_another_version(there, host):
     there.python("echo '/x/python: No module named training.supervision' >&2; exit 1")
 
-    with pytest.raises(Failed, match=r"does not know `status`: it is of another .* While a run lives there, stop it by hand"):
+    with pytest.raises(RunError, match=r"does not know `status`: it is of another .* While a run lives there, stop it by hand"):
         runs.status(host)
 
 
@@ -180,7 +180,7 @@ def test_a_setting_that_older_code_refuses_says_that_it_is_older(there, host, ru
     check = there.root / "code" / ".venv" / "bin" / "training"
     check.write_text("#!/bin/sh\necho 'refused: run.yaml: optim.rule: no such key' >&2\nexit 2\n")
 
-    with pytest.raises(Refused, match=r"optim\.rule: no such key \(the code there is not that of this laptop\. Bring it"):
+    with pytest.raises(UserError, match=r"optim\.rule: no such key \(the code there is not that of this laptop\. Bring it"):
         runs.train(host, run, [], "gs://cells", systemd=False)
 
 
@@ -191,15 +191,15 @@ def test_a_bucket_without_a_name_or_with_a_wrong_one_lists_its_runs(tmp_path, mo
         (tmp_path / "bucket" / "runs" / name / "run.json").write_text('{"starts": [{"time": "x"}]}')
     url = f"file://{tmp_path}/bucket"
 
-    with pytest.raises(Refused, match=rf"^{url}: which run\? --run NAME \(in the bucket: other, screen\)$"):
+    with pytest.raises(UserError, match=rf"^{url}: which run\? --run NAME \(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, None, tmp_path / "runs")
-    with pytest.raises(Refused, match=rf"^{url}: has no run scren \(in the bucket: other, screen\)$"):
+    with pytest.raises(UserError, match=rf"^{url}: has no run scren \(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, "scren", tmp_path / "runs")
     (tmp_path / "bucket" / "runs" / "\x1b[2J").write_text("")  # somebody else's, and no run
-    with pytest.raises(Refused, match=r"\(in the bucket: other, screen\)$"):
+    with pytest.raises(UserError, match=r"\(in the bucket: other, screen\)$"):
         results.pull_from_bucket(url, None, tmp_path / "runs")
     (tmp_path / "bucket" / "runs" / "screen" / "\x1b[2J").write_text("")
-    with pytest.raises(Refused, match="screen could not be pulled from"):
+    with pytest.raises(UserError, match="screen could not be pulled from"):
         results.pull_from_bucket(url, "screen", tmp_path / "runs")
 
 

@@ -10,8 +10,8 @@ import yaml
 from training.cells import Sizes
 from training.config_layer import CONFIGS
 from training.config_loader import load_config
+from training.errors import UserError
 from training.models.state_transition import StateTransition
-from training.refusal import Refused
 
 PRESETS = sorted(path.stem for path in (CONFIGS / "models").glob("*.yaml"))
 RUNS = sorted(path.stem for path in (CONFIGS / "runs").glob("*.yaml"))
@@ -110,10 +110,10 @@ def test_their_names_of_presets_are_ours(theirs, ours):
 def test_a_run_file_needs_at_most_what_only_the_user_knows(run):
     path = CONFIGS / "runs" / f"{run}.yaml"
     if run == "base":
-        with pytest.raises(Refused, match=r"base.yaml: name is missing"):
+        with pytest.raises(UserError, match=r"base.yaml: name is missing"):
             load_config(path)
     elif run == "transition":
-        with pytest.raises(Refused, match=r"data.split is missing: .*\n.*data.control is missing"):
+        with pytest.raises(UserError, match=r"data.split is missing: .*\n.*data.control is missing"):
             load_config(path)
         assert load_config(path, WHOLE) == load_config(None, WHOLE)
     else:

@@ -213,7 +213,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_says_so(training, settings):
     assert done.code == 1
     assert "is nan" in done.err or "is inf" in done.err
     assert "optim.lr" in done.err
-    assert "Failed" in Path("run/training.log").read_text()
+    assert "RunError" in Path("run/training.log").read_text()
 
 
 def test_settings_of_training_are_refused_for_a_trained_model(training, settings):

@@ -9,8 +9,8 @@ from training.checkpoints.callback import SaveCheckpoints
 from training.checkpoints.manifest import complete_checkpoints
 from training.checkpoints.model_file import load_model
 from training.data.datamodule import ValidationBatches
+from training.errors import RunError
 from training.objectives.perturbation import Perturbation
-from training.refusal import Failed
 
 
 def values(run):
@@ -31,7 +31,7 @@ def fails_at(step):
 
     def validation_step(self, batch, batch_idx):
         if self.trainer.global_step == step:
-            raise Failed(f"the validation of step {step} fails")
+            raise RunError(f"the validation of step {step} fails")
         return original(self, batch, batch_idx)
 
     return validation_step
@@ -84,7 +84,7 @@ def test_the_last_step_is_saved_even_if_nobody_called_for_it(training, settings,
 
 def test_a_failed_save_does_not_hide_why_the_run_ended(training, settings, monkeypatch):
     def full_disk(*_):
-        raise Failed("the disk is full")
+        raise RunError("the disk is full")
 
     monkeypatch.setattr(SaveCheckpoints, "_save", full_disk)
     monkeypatch.setattr(Perturbation, "validation_step", fails_at(4))

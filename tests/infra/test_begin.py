@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from infra.begin import PASSPHRASE_FILE, begin
-from infra.refusal import Refused
 from infra.stack_config import read_settings
 from infra.stack_files import our_buckets, project_of, stack_names, told_by
+from training.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,7 +71,7 @@ def test_a_passphrase_is_made_once_for_its_owner_alone(project):
 def test_a_passphrase_file_that_is_a_dangling_link_is_refused_before_anything_is_written(project):
     PASSPHRASE_FILE.expanduser().symlink_to(project / "stick" / "passphrase")
 
-    with pytest.raises(Refused, match=r"~/.pulumi-passphrase: a link to .*stick/passphrase, which is not there"):
+    with pytest.raises(UserError, match=r"~/.pulumi-passphrase: a link to .*stick/passphrase, which is not there"):
         begin("my-cells", "us-central1")
 
     assert stack_names() == []
@@ -81,7 +81,7 @@ def test_a_passphrase_file_that_is_a_dangling_link_is_refused_before_anything_is
 def test_a_file_in_another_encoding_is_named(project, encoding):
     (project / "configs" / "stacks" / "Pulumi.l4.yaml").write_text("config:\n  incubator:owner: Zo\u00eb\n", encoding=encoding)
 
-    with pytest.raises(Refused, match=r"configs/stacks/Pulumi.l4.yaml: not the YAML of a stack: 'utf-8' codec"):
+    with pytest.raises(UserError, match=r"configs/stacks/Pulumi.l4.yaml: not the YAML of a stack: 'utf-8' codec"):
         told_by("l4")
 
 
@@ -123,7 +123,7 @@ def test_what_is_not_accepted_or_told_otherwise_writes_nothing(project, told, sa
         begin("my-cells", "us-central1")
     before = {file: file.read_text() for file in (project / "configs" / "stacks").iterdir()}
 
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         begin(*told)
 
     assert {file: file.read_text() for file in (project / "configs" / "stacks").iterdir()} == before

@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from infra.cost import cost
-from infra.refusal import Refused
 from tests.tools.stand_in_cloud.by_hand import put_machine
 from tests.tools.stand_in_cloud.rest import Rest, served
 from tests.tools.stand_in_cloud.rest_resources import lister
 from tests.tools.stand_in_cloud.world import World
+from training.errors import UserError
 
 NOW = datetime(2026, 11, 21, 20, tzinfo=UTC)
 CREATED = "2026-11-21T04:00:00.000-08:00"  # eight hours before
@@ -135,7 +135,7 @@ def test_a_machine_that_the_tables_do_not_know_has_no_price(machine):
 
 
 def test_a_date_that_has_passed_is_refused(machine):
-    with pytest.raises(Refused, match="--until: 2026-11-20 20:00 UTC has passed"):
+    with pytest.raises(UserError, match="--until: 2026-11-20 20:00 UTC has passed"):
         machine(until=NOW - timedelta(days=1))
 
 

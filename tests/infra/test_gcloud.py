@@ -7,8 +7,8 @@ import pytest
 
 from infra import gcloud as module
 from infra.gcloud import ApiDisabled, GcloudFailed, NotFound, PermissionDenied, all_at_once, gcloud
-from infra.refusal import Failed, Refused
 from tests.tools.stand_in_cloud.rest import Rest, served
+from training.errors import RunError, UserError
 
 REGION = ("compute", "regions", "describe", "us-central1", "--project=demo-project")
 DISKS = ("compute", "disks", "list", "--project=demo-project")
@@ -72,7 +72,7 @@ def test_a_gcloud_that_warns_and_returns_half_a_list_is_not_believed(tmp_path, m
 def test_without_a_login_the_refusal_says_how_to_log_in(cloud, monkeypatch):
     monkeypatch.delenv("CLOUDSDK_AUTH_DISABLE_CREDENTIALS")
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         gcloud(*REGION)
 
     assert str(refusal.value) == (
@@ -90,7 +90,7 @@ def test_an_expired_login_is_refused_like_none(cloud, monkeypatch, tmp_path):
     with cloud.world.edit() as state:
         state["credentials"] = False
 
-    with pytest.raises(Refused, match="its login has expired; run: gcloud auth login"):
+    with pytest.raises(UserError, match="its login has expired; run: gcloud auth login"):
         gcloud(*REGION)
 
     assert [path for _, path, _ in cloud.seen] == ["/token"]
@@ -99,13 +99,13 @@ def test_an_expired_login_is_refused_like_none(cloud, monkeypatch, tmp_path):
 def test_without_gcloud_the_refusal_says_where_to_get_it(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    with pytest.raises(Refused, match=r"gcloud is not on PATH.*https://cloud.google.com/sdk/docs/install"):
+    with pytest.raises(UserError, match=r"gcloud is not on PATH.*https://cloud.google.com/sdk/docs/install"):
         gcloud(*REGION)
 
 
 def test_a_call_that_hangs_ends_at_its_limit(cloud):
     with pytest.raises(
-        Failed, match=r"^gcloud compute regions describe us-central1 --project=demo-project: no answer within 0.05 s"
+        RunError, match=r"^gcloud compute regions describe us-central1 --project=demo-project: no answer within 0.05 s"
     ):
         gcloud(*REGION, seconds=0.05)
 
@@ -113,7 +113,7 @@ def test_a_call_that_hangs_ends_at_its_limit(cloud):
 def test_without_a_network_the_failure_does_not_send_anyone_to_log_in(cloud, monkeypatch):
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", "http://127.0.0.1:9/compute/v1/")
 
-    with pytest.raises(Failed, match="Google cannot be reached; check the network") as failure:
+    with pytest.raises(RunError, match="Google cannot be reached; check the network") as failure:
         gcloud(*REGION)
 
     assert "login" not in str(failure.value)
@@ -131,9 +131,9 @@ def test_questions_at_once_keep_their_answers_apart():
 
 def test_what_is_refused_for_one_question_is_refused_for_all():
     def logged_out() -> str:
-        raise Refused("log in")
+        raise UserError("log in")
 
-    with pytest.raises(Refused, match="log in"):
+    with pytest.raises(UserError, match="log in"):
         all_at_once({"a": lambda: "here", "b": logged_out})
 
 

@@ -8,7 +8,6 @@ import pytest
 from infra.engine import Engine
 from infra.lost_state import machine_without_state
 from infra.policy import INSTANCE
-from infra.refusal import Refused
 from infra.rent import give_back, rent
 from infra.sweep import COMMANDS, Billed
 from infra.tasks import machine_of
@@ -17,6 +16,7 @@ from tests.tools.stand_in_cloud.by_hand import put, put_machine
 from tests.tools.stand_in_cloud.place import sure
 from tests.tools.stand_in_cloud.rest_resources import lister
 from tests.tools.stand_in_cloud.world import DISK, World
+from training.errors import UserError
 
 
 def test_the_machine_of_a_lost_state_is_known_and_given_back_and_not_rented_twice(rented, cloud_of, capsys):
@@ -29,7 +29,7 @@ def test_the_machine_of_a_lost_state_is_known_and_given_back_and_not_rented_twic
 
     assert machine is not None
     assert machine == known
-    with pytest.raises(Refused, match=r"incubator-l4 is there already .* not in this Pulumi state, .* ./fab down --stack l4"):
+    with pytest.raises(UserError, match=r"incubator-l4 is there already .* not in this Pulumi state, .* ./fab down --stack l4"):
         rent(engine, allow_replace=False)
 
     give_back(engine, machine)
@@ -86,7 +86,9 @@ def test_a_machine_of_the_same_name_of_another_installation_is_not_touched(tmp_p
     with world.edit() as state:
         put_machine(state, bucket="another-bucket")
 
-    with pytest.raises(Refused, match=r"not of this installation: its label incubator-bucket is another-bucket \(accepted: demo-"):
+    with pytest.raises(
+        UserError, match=r"not of this installation: its label incubator-bucket is another-bucket \(accepted: demo-"
+    ):
         machine_without_state("demo-project", "l4")
 
 
@@ -96,7 +98,7 @@ def test_a_machine_without_the_label_has_no_command_that_would_make_it_ours(tmp_
     with world.edit() as state:
         del put_machine(state)["inputs"]["labels"]
 
-    with pytest.raises(Refused, match=r"label incubator-bucket is missing .* Whose it is: \./fab sweep") as told:
+    with pytest.raises(UserError, match=r"label incubator-bucket is missing .* Whose it is: \./fab sweep") as told:
         machine_without_state("demo-project", "l4")
 
     assert "config set" not in str(told.value)
@@ -137,7 +139,7 @@ def test_what_was_not_asked_for_its_results_is_not_given_back(tmp_path: Path, mo
             )
 
     with pytest.raises(
-        Refused, match=rf"{other} incubator-l4-(second|old)\b.*nothing was deleted.*gcloud compute {COMMANDS[other]} delete"
+        UserError, match=rf"{other} incubator-l4-(second|old)\b.*nothing was deleted.*gcloud compute {COMMANDS[other]} delete"
     ):
         give_back(cast(Engine, NoState()), machine)
 

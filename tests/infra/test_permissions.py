@@ -7,9 +7,9 @@ import pytest
 from infra.findings import Findings
 from infra.gcloud import GcloudFailed
 from infra.permissions import ACT_AS, judge_permissions, missing_permissions, pulumi_login
-from infra.refusal import Refused
 from infra.stack_config import MachineSettings, StorageSettings
 from tests.tools.stand_in_cloud.rest import TOKEN, Rest, served
+from training.errors import UserError
 
 MACHINE = MachineSettings.model_validate({"project": "demo-project"})
 STORAGE = StorageSettings.model_validate({"project": "demo-project", "location": "us-central1"})
@@ -77,7 +77,7 @@ def test_a_login_of_pulumi_that_has_expired_is_told_from_gclouds(adc, cloud):
     with cloud.world.edit() as state:
         state["credentials"] = False
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         missing_permissions(MACHINE)
 
     assert str(refusal.value) == "Pulumi's credentials are no longer good\n   next: gcloud auth application-default login"

@@ -7,7 +7,7 @@ import pytest
 
 from infra.engine import Engine
 from infra.policy import BUCKET, BUCKET_GRANT, DISK, FIREWALL, INSTANCE, NOT_KNOWN, SECRET_GRANT, SERVICE, Planned, violations
-from infra.refusal import Refused
+from training.errors import UserError
 
 PROJECT_GRANT = "gcp:projects/iAMMember:IAMMember"
 LABELS = "incubator-bucket, incubator-stack, owner, run"
@@ -148,7 +148,7 @@ def test_up_is_refused_too_and_fab_up_says_it_once(stored, at):
     assert refused.returncode != 0
     assert "ssh: lets in 0.0.0.0/0" in refused.stdout
     assert [name for name in place.ids() if "firewall" in name or "instances" in name] == []
-    with pytest.raises(Refused, match=r"rules of infra/policy\.py: ssh: lets in 0\.0\.0\.0/0") as refusal:
+    with pytest.raises(UserError, match=r"rules of infra/policy\.py: ssh: lets in 0\.0\.0\.0/0") as refusal:
         Engine("l4").plan()
     assert str(refusal.value).count("lets in") == 1
 

@@ -7,10 +7,10 @@ import pytest
 from infra.findings import Findings
 from infra.gcloud import NotFound
 from infra.preflight import _judge_image, _judge_region, image_family, preflight
-from infra.refusal import Failed, Refused
 from infra.stack_config import IMAGE, IMAGE_FAMILY, IMAGE_PROJECT, MachineSettings, StorageSettings
 from tests.tools.stand_in_cloud.by_hand import put_machine
 from tests.tools.stand_in_cloud.rest import Rest, served
+from training.errors import RunError, UserError
 
 STORAGE = StorageSettings.model_validate({"project": "demo-project", "location": "us-central1"})
 NEWER = {"name": f"{IMAGE_FAMILY}-v20261101", "diskSizeGb": "50"}
@@ -22,7 +22,7 @@ def _machine(**told: Any) -> MachineSettings:
 
 def _obstacles(settings: MachineSettings | StorageSettings, stack: str = "l4") -> list[str]:
     """Each obstacle of a refusal, without its number."""
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         preflight(settings, stack)
     head, *rest = str(refusal.value).split("\n")
     assert head == f"stack {stack} cannot be brought up yet in project {settings.project}; nothing was created:"
@@ -166,7 +166,7 @@ def test_without_a_login_nothing_else_is_told(cloud, monkeypatch):
 def test_without_a_network_it_fails_instead_of_refusing(cloud, monkeypatch):
     monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE", "http://127.0.0.1:9/compute/v1/")
 
-    with pytest.raises(Failed, match="Google cannot be reached"):
+    with pytest.raises(RunError, match="Google cannot be reached"):
         preflight(_machine(), "l4")
 
 

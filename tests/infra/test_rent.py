@@ -12,12 +12,12 @@ import pytest
 
 from infra.engine import Engine
 from infra.policy import INSTANCE
-from infra.refusal import Failed, Refused
 from infra.rent import give_back, rent
 from infra.sweep import billed
 from infra.tasks import machine_of
 from infra.vm import vm_of
 from tests.tools.stand_in_cloud.place import BUCKET, Place
+from training.errors import RunError, UserError
 
 PROJECT = "demo-project"
 
@@ -86,7 +86,7 @@ def test_sold_out_everywhere_says_what_is_left_and_puts_the_zone_back(stored, cl
     place = cloud_of(stored)
     sold_out(place, "us-central1-a", "us-central1-b", "us-central1-c")
 
-    with pytest.raises(Failed, match="sold out in us-central1-a, us-central1-b, us-central1-c: no machine was rented"):
+    with pytest.raises(RunError, match="sold out in us-central1-a, us-central1-b, us-central1-c: no machine was rented"):
         rent(Engine("l4"), allow_replace=False)
 
     assert place.ids(INSTANCE) == []
@@ -104,7 +104,7 @@ def test_a_quota_is_not_tried_elsewhere(stored, cloud_of, capsys):
     with place.world.edit() as state:
         state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "quota", "times": -1}]
 
-    with pytest.raises(Failed, match="another zone would not help"):
+    with pytest.raises(RunError, match="another zone would not help"):
         rent(Engine("l4"), allow_replace=False)
 
     assert "trying" not in capsys.readouterr().out
@@ -128,7 +128,9 @@ def test_quota_zero_is_refused_before_anything_is_created(stored, cloud_of):
     with place.world.edit() as state:
         state["quotas"]["project"]["GPUS_ALL_REGIONS"]["limit"] = 0
 
-    with pytest.raises(Refused, match=r"GPUS_ALL_REGIONS(.|\n)*console\.cloud\.google\.com/iam-admin/quotas\?project=demo-project"):
+    with pytest.raises(
+        UserError, match=r"GPUS_ALL_REGIONS(.|\n)*console\.cloud\.google\.com/iam-admin/quotas\?project=demo-project"
+    ):
         rent(Engine("l4"), allow_replace=False)
 
     assert place.ids() == []
@@ -141,7 +143,7 @@ def test_a_rented_machine_is_not_moved_away_from_its_disk(rented, cloud_of):
             del state["resources"][key]  # taken away
     sold_out(place, "us-central1-a")
 
-    with pytest.raises(Failed, match="us-central1-a is sold out, and the data disk of stack l4 stands there"):
+    with pytest.raises(RunError, match="us-central1-a is sold out, and the data disk of stack l4 stands there"):
         rent(Engine("l4"), allow_replace=False)
 
     assert "projects/demo-project/zones/us-central1-a/disks/incubator-l4-data" in place.ids()
@@ -151,7 +153,7 @@ def test_a_change_that_would_replace_the_vm_is_refused_unless_it_is_meant(rented
     place = cloud_of(rented)
     place.set("l4", provisioning="spot")
 
-    with pytest.raises(Refused, match=r"would replace vm, and what is on its disk .*--replace"):
+    with pytest.raises(UserError, match=r"would replace vm, and what is on its disk .*--replace"):
         rent(Engine("l4"), allow_replace=False)
     assert place.vm()["inputs"]["scheduling"]["provisioningModel"] == "STANDARD"
 
@@ -163,7 +165,7 @@ def test_a_smaller_boot_disk_is_refused_before_anything_changes(rented, cloud_of
     place = cloud_of(rented)
     place.set("l4", bootDiskGib=200, owner="ada")
 
-    with pytest.raises(Refused, match=r"incubator:bootDiskGib: 200: the boot disk has 250 GiB.*accepted: 250 or more; or a new"):
+    with pytest.raises(UserError, match=r"incubator:bootDiskGib: 200: the boot disk has 250 GiB.*accepted: 250 or more; or a new"):
         rent(Engine("l4"), allow_replace=False)
 
     assert place.vm()["inputs"]["labels"]["owner"] == "unnamed"
@@ -181,7 +183,7 @@ def test_a_vm_that_is_not_what_was_asked_for_is_told(rented, cloud_of):
         vm["status"] = "TERMINATED"
 
     with pytest.raises(
-        Failed, match=r"status: TERMINATED instead of RUNNING\. To start it: gcloud compute instances start incubator-l4 --zone"
+        RunError, match=r"status: TERMINATED instead of RUNNING\. To start it: gcloud compute instances start incubator-l4 --zone"
     ):
         rent(Engine("l4"), allow_replace=False)
 
@@ -190,13 +192,13 @@ def test_a_vm_that_the_cloud_made_and_the_engine_lost_is_swept(stored, cloud_of)
     place = cloud_of(stored)
     with place.world.edit() as state:
         state["faults"] = [{"on": "create", "type": INSTANCE, "kind": "timeout"}]
-    with pytest.raises(Failed):
+    with pytest.raises(RunError):
         rent(Engine("l4"), allow_replace=False)
     assert place.ids(INSTANCE) != []
 
-    with pytest.raises(Refused, match=r"incubator-l4 is there already .* not in this Pulumi state, .*\./fab down --stack l4"):
+    with pytest.raises(UserError, match=r"incubator-l4 is there already .* not in this Pulumi state, .*\./fab down --stack l4"):
         rent(Engine("l4"), allow_replace=False)
-    with pytest.raises(Failed, match=r"something uses it that Pulumi does not know of: \./fab down --stack l4"):
+    with pytest.raises(RunError, match=r"something uses it that Pulumi does not know of: \./fab down --stack l4"):
         give_back(Engine("l4"))
 
     give_back(Engine("l4"), machine_of(Engine("l4")))
@@ -218,10 +220,10 @@ def test_what_costs_nothing_and_was_lost_is_named_with_the_command_that_deletes_
     place = cloud_of(stored)
     with place.world.edit() as state:
         state["faults"] = [{"on": "create", "type": f"gcp:compute/{kind}:{kind.capitalize()}", "kind": "timeout"}]
-    with pytest.raises(Failed):
+    with pytest.raises(RunError):
         rent(Engine("l4"), allow_replace=False)
 
-    with pytest.raises(Failed, match=words):
+    with pytest.raises(RunError, match=words):
         rent(Engine("l4"), allow_replace=False)
 
 
@@ -252,7 +254,7 @@ def test_what_the_program_refuses_up_refuses(stored, cloud_of):
     place = cloud_of(stored)
     place.set("l4", zone="europe-west4-a")
 
-    with pytest.raises(Refused, match=r"incubator:zone: europe-west4-a: the bucket of stack storage is in us-central1"):
+    with pytest.raises(UserError, match=r"incubator:zone: europe-west4-a: the bucket of stack storage is in us-central1"):
         rent(Engine("l4"), allow_replace=False)
 
     assert place.ids() == []
@@ -261,5 +263,5 @@ def test_what_the_program_refuses_up_refuses(stored, cloud_of):
 def test_storage_is_not_given_back(stored, cloud_of):
     cloud_of(stored)
 
-    with pytest.raises(Refused, match="stack storage holds the bucket with your results, and is protected"):
+    with pytest.raises(UserError, match="stack storage holds the bucket with your results, and is protected"):
         give_back(Engine("storage"))

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infra.refusal import Refused
 from infra.stack_config import MachineSettings, StorageSettings, project_config, read_settings
+from training.errors import UserError
 
 MACHINE = {"gcp:project": "demo-project", "incubator:kind": "machine"}
 STORAGE = {"gcp:project": "demo-project", "incubator:kind": "storage", "incubator:location": "us-central1"}
@@ -36,7 +36,7 @@ def test_the_stacks_that_come_along_are_whole_but_for_the_project_and_the_place(
     told = yaml.safe_load(file.read_text())["config"] | place
 
     assert read_settings(stack, told | {"gcp:project": "demo-project"})
-    with pytest.raises(Refused, match=r"gcp:project is not set; run: \./fab init --project YOUR-PROJECT --region REGION"):
+    with pytest.raises(UserError, match=r"gcp:project is not set; run: \./fab init --project YOUR-PROJECT --region REGION"):
         read_settings(stack, told)
 
 
@@ -61,7 +61,7 @@ def test_a_bucket_has_a_name_of_its_project_unless_told():
 
 
 def test_a_bucket_lands_nowhere_that_nobody_said():
-    with pytest.raises(Refused, match=r"incubator:location is not set; run: ./fab init .* pulumi config set incubator:location"):
+    with pytest.raises(UserError, match=r"incubator:location is not set; run: ./fab init .* pulumi config set incubator:location"):
         read_settings("storage", {key: value for key, value in STORAGE.items() if not key.endswith("location")})
 
 
@@ -106,7 +106,7 @@ def test_a_wrong_setting_of_a_machine_is_refused_with_file_key_value_and_what_is
     if words is None:  # an empty text is what Pulumi has for what is not set
         assert machine(**{key: value}) == machine()
         return
-    with pytest.raises(Refused, match=words) as refusal:
+    with pytest.raises(UserError, match=words) as refusal:
         machine(**{key: value})
 
     assert str(refusal.value).startswith(f"configs/stacks/Pulumi.l4.yaml: incubator:{key}: ")
@@ -133,7 +133,7 @@ BAD_STORAGE = [
 
 @pytest.mark.parametrize(("key", "value", "words"), BAD_STORAGE)
 def test_a_wrong_setting_of_storage_is_refused(key, value, words):
-    with pytest.raises(Refused, match=words) as refusal:
+    with pytest.raises(UserError, match=words) as refusal:
         read_settings("storage", STORAGE | {f"incubator:{key}": value})
 
     assert str(refusal.value).startswith(f"configs/stacks/Pulumi.storage.yaml: incubator:{key}: ")
@@ -150,7 +150,7 @@ def test_a_wrong_setting_of_storage_is_refused(key, value, words):
     ],
 )
 def test_what_does_not_fit_together_is_refused(settings, words):
-    with pytest.raises(Refused, match=re.escape(words)):
+    with pytest.raises(UserError, match=re.escape(words)):
         machine(**settings)
 
 
@@ -166,13 +166,13 @@ WIDE = [
 
 @pytest.mark.parametrize("ranges", WIDE, ids=str)
 def test_more_than_one_slash_16_may_not_try_to_log_in(ranges):
-    with pytest.raises(Refused, match=r"addresses could try to log in; accepted: .* together at most 65536 addresses"):
+    with pytest.raises(UserError, match=r"addresses could try to log in; accepted: .* together at most 65536 addresses"):
         machine(ssh="public", sshSourceRanges=json.dumps(ranges))
 
 
 @pytest.mark.parametrize("range_", [5, "::/0", "203.0.113.7/33", "::ffff:0:0/96", "2001:db8::/48", "203.0.113.7, 203.0.113.8"])
 def test_what_is_no_ipv4_range_is_refused(range_):
-    with pytest.raises(Refused, match=re.escape(f"{range_}: accepted: IPv4 ranges of your own")):
+    with pytest.raises(UserError, match=re.escape(f"{range_}: accepted: IPv4 ranges of your own")):
         machine(ssh="public", sshSourceRanges=json.dumps([range_]))
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_ipv4_range_is_refused(range_):
     ],
 )
 def test_a_range_with_an_address_in_it_is_refused_with_what_is_accepted(range_, accepted):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         machine(ssh="public", sshSourceRanges=range_)
 
     named = re.findall(r"[0-9.]+/[0-9]+", str(refusal.value).rpartition("accepted: ")[2])
@@ -195,7 +195,7 @@ def test_a_range_with_an_address_in_it_is_refused_with_what_is_accepted(range_, 
 
 
 def test_what_the_refusal_of_wide_ranges_names_is_accepted():
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         machine(ssh="public")
 
     (range_,) = re.findall(r"[0-9.]+/32", str(refusal.value))
@@ -213,29 +213,29 @@ def test_one_range_needs_no_brackets():
 
 @pytest.mark.parametrize("token", ["hf_" + "aB3" * 11, "0123456789abcdef0123456789abcdef01234567"])
 def test_a_secret_in_place_of_its_name_is_refused_and_not_repeated(token):
-    with pytest.raises(Refused, match="this looks like a secret itself") as refusal:
+    with pytest.raises(UserError, match="this looks like a secret itself") as refusal:
         read_settings("storage", STORAGE | {"incubator:secrets": f'["{token}"]'})
 
     assert token not in str(refusal.value)
 
 
 def test_half_a_budget_is_refused():
-    with pytest.raises(Refused, match="billingAccount and monthlyBudget only work together"):
+    with pytest.raises(UserError, match="billingAccount and monthlyBudget only work together"):
         read_settings("storage", STORAGE | {"incubator:monthlyBudget": "100"})
 
 
 @pytest.mark.parametrize("kind", ["", "vm", None])
 def test_an_unknown_kind_is_refused(kind):
-    with pytest.raises(Refused, match=re.escape("incubator:kind: ") + ".*" + re.escape("(accepted: storage, machine)")):
+    with pytest.raises(UserError, match=re.escape("incubator:kind: ") + ".*" + re.escape("(accepted: storage, machine)")):
         read_settings("l4", {"gcp:project": "demo-project", "incubator:kind": kind})
 
 
 @pytest.mark.parametrize("stack", ["L4", "my_l4", "l4.eu", "4l", "x" * 41, "l4-"])
 def test_a_name_that_the_cloud_would_refuse_is_refused(stack):
-    with pytest.raises(Refused, match="its name becomes part of names in the cloud"):
+    with pytest.raises(UserError, match="its name becomes part of names in the cloud"):
         read_settings(stack, MACHINE)
 
 
 def test_a_project_that_is_none_is_refused():
-    with pytest.raises(Refused, match=r"gcp:project: .*accepted: a GCP project id"):
+    with pytest.raises(UserError, match=r"gcp:project: .*accepted: a GCP project id"):
         read_settings("l4", MACHINE | {"gcp:project": "My Project"})

@@ -5,13 +5,13 @@ import pytest
 
 from infra.gcloud import GcloudFailed, PermissionDenied
 from infra.machine_types import usd_per_hour
-from infra.refusal import Failed
 from infra.sweep import KINDS, Billed, billed, delete
 from infra.sweep_table import NOT_LISTED, table
 from tests.tools.stand_in_cloud.by_hand import ADDRESS, SNAPSHOT, put, put_machine
 from tests.tools.stand_in_cloud.place import Place
 from tests.tools.stand_in_cloud.rest import Rest, served
 from tests.tools.stand_in_cloud.world import DISK, World
+from training.errors import RunError
 
 PROJECT_PATH = "projects/demo-project/zones/us-central1-a"
 CREATED = "2026-11-20T04:00:00.000-08:00"
@@ -138,7 +138,7 @@ def test_what_cannot_be_deleted_is_told_and_the_rest_is_gone(cloud):
     mine = billed("demo-project", "l4")
 
     with pytest.raises(
-        Failed, match=r"goes on costing money:\ndisk incubator-l4-data \(us-central1-a\): .*already being used by .*other'"
+        RunError, match=r"goes on costing money:\ndisk incubator-l4-data \(us-central1-a\): .*already being used by .*other'"
     ):
         delete(mine)
 

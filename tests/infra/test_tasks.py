@@ -13,12 +13,12 @@ from invoke.exceptions import Exit
 import fabfile
 from infra import tasks
 from infra.policy import INSTANCE
-from infra.refusal import Failed
 from infra.sweep import Billed
 from tests.tools.stand_in_cloud.by_hand import put_machine
 from tests.tools.stand_in_cloud.place import Place
 from tests.tools.stand_in_cloud.rest_resources import lister
 from tests.tools.stand_in_cloud.world import DISK, World
+from training.errors import RunError
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
@@ -279,14 +279,14 @@ def test_a_machine_that_is_off_is_spared_with_its_disks_unless_that_is_meant(tmp
     monkeypatch.setattr(tasks, "delete", deleted.extend)
     monkeypatch.setattr("builtins.input", lambda question: "yes")
 
-    with pytest.raises(Failed) as told:
+    with pytest.raises(RunError) as told:
         tasks.sweep_up("demo-project", None, and_delete=True)
 
     assert {item.name for item in deleted} == {"incubator-old", "incubator-old-data"}
     assert "incubator-l4 " in str(told.value)
     assert ": ./fab down --stack l4 brings its results to the bucket and removes it" in str(told.value)
     assert "--delete removes them" not in str(told.value)
-    with pytest.raises(Failed):
+    with pytest.raises(RunError):
         tasks.sweep_up("demo-project", "l4", and_delete=True, without_sync=True)
     assert {"incubator-l4", "incubator-l4-data"} <= {item.name for item in deleted}
 

@@ -9,7 +9,7 @@ import yaml
 from training.arc_run import MARKS, is_arc_run
 from training.checkpoints.run_directory import RunDirectory
 from training.config_loader import load_config
-from training.refusal import Refused
+from training.errors import UserError
 
 # Written from the reference's tables of keys and defaults: what 0.11.1 resolves for `model=state` with an embedding.
 DATA: dict[str, Any] = {
@@ -91,7 +91,7 @@ def without(content, keys):
 
 
 def refusals(path):
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         load_config(path)
     return str(refusal.value).splitlines()
 
@@ -170,7 +170,7 @@ def test_its_run_directory_is_recognised_and_its_settings_are_trained_anew_as_th
 
     for refused in (lambda: RunDirectory(run).config(), lambda: load_config(run)):
         with pytest.raises(
-            Refused, match="is a run directory of `state tx train`, whose checkpoints nothing reads here"
+            UserError, match="is a run directory of `state tx train`, whose checkpoints nothing reads here"
         ) as refusal:
             refused()
         assert f"training fit '{run}/config.yaml' name=ANOTHER_NAME" in str(refusal.value)

@@ -9,7 +9,7 @@ from training.arc_keys import translate
 from training.arc_table import TABLE
 from training.config_layer import KNOBS, SECTIONS
 from training.config_loader import load_config
-from training.refusal import Refused
+from training.errors import UserError
 
 WHOLE = load_config(None, ["data.split=split.toml", "data.control=control"])
 ROWS = {row.arc: row for row in TABLE}
@@ -366,5 +366,7 @@ def test_a_value_that_the_run_has_anyway_is_accepted_and_no_other(key):
     words = ["data.split=s.toml", "data.control=c", *re.split(r" (?=\w+\.)", settings)]
 
     assert load_config(None, [*words, f"{key}={true}".lower()]) == load_config(None, words)
-    with pytest.raises(Refused, match=rf"^command line: {key}: .*{re.escape(ROWS[key].reason)} \(accepted: {str(true).lower()}\)$"):
+    with pytest.raises(
+        UserError, match=rf"^command line: {key}: .*{re.escape(ROWS[key].reason)} \(accepted: {str(true).lower()}\)$"
+    ):
         load_config(None, [*words, f"{key}={'null' if false is None else false}"])

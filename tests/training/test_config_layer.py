@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.config_loader import load_config
-from training.refusal import Refused
+from training.errors import UserError
 
 RUN = "name: mine\ndata.split: split.toml\ndata.control: control\ntrainer: {max_steps: 10}\n"
 
@@ -44,7 +44,7 @@ def test_quotes_of_yaml_and_interpolations_are_still_read(monkeypatch):
 def test_everything_that_is_refused_comes_in_one_message_a_line_a_key(write):
     run = write("optim: {lr: fast}\nuse_wandb: true\ndata.kwargs.prt_col: gene\nseed: 1\ntraining.train_seed: 2\n")
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         load_config(run, ["model=stat", "trainer.max_stps=3", "seed", "optim.schedule=cosin"])
     assert re.findall(r"^[\w. ]+: [\w.]+", str(refusal.value), re.MULTILINE) == [
         "run.yaml: use_wandb",
@@ -61,7 +61,7 @@ def test_everything_that_is_refused_comes_in_one_message_a_line_a_key(write):
 def test_what_only_follows_from_a_misread_key_is_not_said(write):
     run = write("name: mine\ndata: {split: s.toml, contrl: c}\noptim: {schdule: cosine, min_lr_fraction: 0.2}\n")
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         load_config(run, ["trainer.max_stps=3"])
     assert re.findall(r"did you mean ([\w.]+)", str(refusal.value)) == [
         "data.control",
@@ -73,7 +73,7 @@ def test_what_only_follows_from_a_misread_key_is_not_said(write):
 def test_settings_without_effect_and_contradictions_come_together(write):
     run = write(RUN + "objective: {blur: 0.7}\ndata.output_space: embedding\n")
 
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(UserError) as refusal:
         load_config(run, ["optim.min_lr_fraction=0.3", "use_wandb=true", "resume=true", "overwrite=true"])
     lines = str(refusal.value).splitlines()
     assert [line.split(": ")[1] for line in lines] == [

@@ -9,7 +9,7 @@ import pytest
 from training.config import CONTRADICTIONS, IDLE
 from training.config_layer import CONFIGS, KNOBS
 from training.config_loader import load_config
-from training.refusal import Refused
+from training.errors import UserError
 
 WHOLE = ["data.split=split.toml", "data.control=control"]
 RUN = """\
@@ -193,7 +193,7 @@ def test_a_bad_file_gets_one_message(case, write):
     write("seed: -1\n", "bad.yaml")
     added, message = FILES[case]
 
-    with pytest.raises(Refused, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         load_config(write(RUN + added))
     assert "\n" not in str(refusal.value)
 
@@ -202,30 +202,30 @@ def test_a_bad_file_gets_one_message(case, write):
 def test_a_bad_override_gets_one_message(case, write):
     words, message = OVERRIDES[case]
 
-    with pytest.raises(Refused, match=message) as refusal:
+    with pytest.raises(UserError, match=message) as refusal:
         load_config(write(RUN), words.split())
     assert "\n" not in str(refusal.value)
 
 
 def test_a_bad_key_is_refused_even_where_a_preset_above_replaces_it(write):
-    with pytest.raises(Refused, match=r"^run.yaml: model.hiden_dim: unknown key \(value 3\); did you mean model.hidden_dim\?"):
+    with pytest.raises(UserError, match=r"^run.yaml: model.hiden_dim: unknown key \(value 3\); did you mean model.hidden_dim\?"):
         load_config(write(RUN + "model: {hiden_dim: 3}\n"), ["model=state"])
 
 
 def test_a_missing_file_is_refused_with_the_nearest(write):
     write(RUN, "mine.yaml")
 
-    with pytest.raises(Refused, match=r"^mien.yaml: no such file; did you mean mine.yaml\?$"):
+    with pytest.raises(UserError, match=r"^mien.yaml: no such file; did you mean mine.yaml\?$"):
         load_config(Path("mien.yaml"))
 
 
 def test_what_is_no_file_of_settings_is_refused(write, tmp_path):
-    with pytest.raises(Refused, match=r"not a readable YAML file: .*Is a directory"):
+    with pytest.raises(UserError, match=r"not a readable YAML file: .*Is a directory"):
         load_config(tmp_path)
-    with pytest.raises(Refused, match=r"^run.yaml: a run file is a mapping of keys to values, this one is a list$"):
+    with pytest.raises(UserError, match=r"^run.yaml: a run file is a mapping of keys to values, this one is a list$"):
         load_config(write("- seed\n"))
     Path("run.yaml").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(Refused, match=r"^run.yaml: not a readable YAML file"):
+    with pytest.raises(UserError, match=r"^run.yaml: not a readable YAML file"):
         load_config(Path("run.yaml"))
 
 
@@ -233,20 +233,20 @@ def test_a_run_directory_is_no_run_file(write, tmp_path):
     (tmp_path / "out").mkdir()
     write(RUN, "out/config.yaml")
 
-    with pytest.raises(Refused, match=r"^out: is a folder, and a run file is wanted; did you mean out/config.yaml\?$"):
+    with pytest.raises(UserError, match=r"^out: is a folder, and a run file is wanted; did you mean out/config.yaml\?$"):
         load_config(Path("out"))
     assert load_config(Path("out/config.yaml")).name == "mine"
-    with pytest.raises(Refused, match=r"^a+: not a readable YAML file: .*File name too long"):
+    with pytest.raises(UserError, match=r"^a+: not a readable YAML file: .*File name too long"):
         load_config(Path("a" * 300))
 
 
 def test_missing_keys_are_named_with_their_sentences(write):
     with pytest.raises(
-        Refused, match=r"^run.yaml: data.split is missing: TOML file.*\nrun.yaml: data.control is missing: Label of"
+        UserError, match=r"^run.yaml: data.split is missing: TOML file.*\nrun.yaml: data.control is missing: Label of"
     ):
         load_config(write("name: mine\ntrainer: {max_steps: 1}\n"))
     with pytest.raises(
-        Refused, match=r"^run.yaml: name is missing: .*\nrun.yaml: trainer: max_steps is null and max_epochs is null"
+        UserError, match=r"^run.yaml: name is missing: .*\nrun.yaml: trainer: max_steps is null and max_epochs is null"
     ):
         load_config(write("data: {split: a, control: b}\n"))
 
@@ -288,14 +288,14 @@ class TestIdle:
         value, idle, _ = IDLE_CASES[key]
 
         message = rf"^command line: {key}: {re.escape(value)} would have no effect: {re.escape(why)}; leave it out$"
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             load_config(None, [*WHOLE, idle, f"{key}={value}"])
 
     def test_is_refused_in_the_run_file_even_if_the_command_line_has_to_complete_it(self, key, why, write):
         value, idle, _ = IDLE_CASES[key]
         run = write(yaml(idle, f"{key}={value}"))
 
-        with pytest.raises(Refused, match=rf"^run.yaml: {key}: .* would have no effect: {re.escape(why)}; leave it out$"):
+        with pytest.raises(UserError, match=rf"^run.yaml: {key}: .* would have no effect: {re.escape(why)}; leave it out$"):
             load_config(run, [*WHOLE, "name=mine", "trainer.max_epochs=1"])
 
     def test_acts_otherwise(self, key, why):
@@ -323,7 +323,9 @@ def test_a_run_file_that_the_command_line_has_to_mend_is_judged_as_mended(write)
     run = write(RUN + "seed: often\nobjective: {blur: 0.7}\n")
 
     assert load_config(run, ["seed=1", "objective.loss=sinkhorn"]).objective.blur == 0.7
-    with pytest.raises(Refused, match=r"^run.yaml: objective.blur: 0.7 would have no effect: objective.loss has no Sinkhorn term"):
+    with pytest.raises(
+        UserError, match=r"^run.yaml: objective.blur: 0.7 would have no effect: objective.loss has no Sinkhorn term"
+    ):
         load_config(run, ["seed=1"])
 
 
@@ -346,7 +348,7 @@ CONTRADICTION_CASES = {
 def test_contradictions_are_refused_whoever_wrote_them(key):
     settings, message = CONTRADICTION_CASES[key]
 
-    with pytest.raises(Refused, match=f"^{re.escape(message)}$"):
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         load_config(None, [*WHOLE, *settings])
 
 
@@ -356,7 +358,7 @@ CHANGED = ["007", "NO", "0x10", "1:30", "1e5", "true", "1_000", "0b11", "1.50", 
 @pytest.mark.parametrize("word", CHANGED)
 def test_a_word_that_yaml_changes_is_refused_and_taken_in_quotes_as_told(write, word):
     run = write(RUN)
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         load_config(run, [f"data.control={word}"])
     message = str(refused.value)
     assert message.startswith(f"command line: data.control: {word}: text is wanted, and YAML reads this as ")
@@ -364,7 +366,7 @@ def test_a_word_that_yaml_changes_is_refused_and_taken_in_quotes_as_told(write, 
     assert load_config(run, [override]).data.control == word
 
     text = "name: r\ndata:\n  split: split.toml\n  control: %s\nmodel: state_sm\ntrainer: {max_steps: 10}\n"
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         load_config(write(text % word))
     message = str(refused.value)
     assert message.startswith(f"run.yaml: data.control: {word}: text is wanted, and YAML reads this as ")
@@ -376,13 +378,13 @@ def test_a_word_that_yaml_changes_is_refused_and_taken_in_quotes_as_told(write, 
 def test_words_that_yaml_changes_are_found_in_every_way_of_writing(write):
     run = write(RUN)
     for key in ("name", "output_dir", "data.perturbation_column", "data.gem_group_column", "data.kwargs.control_pert"):
-        with pytest.raises(Refused, match=rf"{key}.*: 0x10: text is wanted, and YAML reads this as 16; write '{key}=\"0x10\"'"):
+        with pytest.raises(UserError, match=rf"{key}.*: 0x10: text is wanted, and YAML reads this as 16; write '{key}=\"0x10\"'"):
             load_config(run, [f"{key}=0x10"])
     with pytest.raises(
-        Refused, match=r"data.control: NO: text is wanted, and YAML reads this as false; write 'data.control=\"NO\"'"
+        UserError, match=r"data.control: NO: text is wanted, and YAML reads this as false; write 'data.control=\"NO\"'"
     ):
         load_config(run, ["data={control: NO}"])
-    with pytest.raises(Refused, match="command line: seed: ") as refused:
+    with pytest.raises(UserError, match="command line: seed: ") as refused:
         load_config(run, ["seed=1e5"])
     assert "text is wanted" not in str(refused.value)
 

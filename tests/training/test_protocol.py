@@ -11,8 +11,8 @@ import pytest
 
 from bootstrap.machine import Machine
 from bootstrap.table import table
+from training.errors import RunError
 from training.protocol import format_of, read_message, without_unknown
-from training.refusal import Failed
 from training.supervision.report import FORMAT, GpuStatus, IdleStatus, JobStatus, MachineStatus, Status, as_json, from_json
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "protocol_format_0"
@@ -66,7 +66,7 @@ def outcome(document: Any) -> str:
     """The table that would be shown, or the refusal."""
     try:
         return table(from_json(json.dumps(document), "box"), RENTED)
-    except Failed as failure:
+    except RunError as failure:
         return f"failed: {failure}"
 
 
@@ -94,7 +94,7 @@ def test_no_name_of_a_job_is_more_than_a_word(name):
     if isinstance(name, str) and name.isalnum() and len(name) <= 100:
         assert from_json(json.dumps(document)).jobs[0].name == name
     else:
-        with pytest.raises(Failed, match=r"jobs\.0\.name|hex escape"):
+        with pytest.raises(RunError, match=r"jobs\.0\.name|hex escape"):
             from_json(json.dumps(document))
 
 
@@ -104,7 +104,7 @@ def test_a_field_that_an_older_side_does_not_send_has_its_default(place):
     holder(document, place).pop(place[-1], None)
 
     if place == ("jobs", 0, "name"):
-        with pytest.raises(Failed, match=r"jobs\.0\.name: .*Field required"):
+        with pytest.raises(RunError, match=r"jobs\.0\.name: .*Field required"):
             from_json(json.dumps(document))
         return
     assert "job" in table(from_json(json.dumps(document)), RENTED) or place == ("jobs",)
@@ -132,7 +132,7 @@ def test_a_newer_format_that_cannot_be_read_says_what_to_update():
     document["jobs"][0]["step"] = {"micro": 1, "optimizer": 2}
 
     with pytest.raises(
-        Failed, match=rf"jobs\.0\.step: .*; it is of format {FORMAT + 1}, and this code knows {FORMAT}: update the code"
+        RunError, match=rf"jobs\.0\.step: .*; it is of format {FORMAT + 1}, and this code knows {FORMAT}: update the code"
     ):
         from_json(json.dumps(document), "box")
 
@@ -151,13 +151,13 @@ def test_a_newer_format_that_cannot_be_read_says_what_to_update():
     ids=["empty", "null", "list", "traceback", "deep list", "deep objects", "deep unknown field"],
 )
 def test_what_is_no_message_is_one_sentence(text):
-    with pytest.raises(Failed, match=r"^box: the answer cannot be read: .*\./fab bootstrap brings it up to date$") as failed:
+    with pytest.raises(RunError, match=r"^box: the answer cannot be read: .*\./fab bootstrap brings it up to date$") as failed:
         from_json(text, "box")
     assert len(str(failed.value)) < 500
 
 
 def test_a_message_of_100_mb_is_not_read():
-    with pytest.raises(Failed, match=r"the answer has 104,857,\d+ characters \(accepted: at most 16,777,216\)"):
+    with pytest.raises(RunError, match=r"the answer has 104,857,\d+ characters \(accepted: at most 16,777,216\)"):
         from_json('{"jobs": "' + "x" * (100 * 2**20) + '"}', "box")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from training.refusal import Refused
+from training.errors import UserError
 from training.untrusted import escaped, file_below, path_below, single_name
 
 BAD = [
@@ -27,7 +27,7 @@ BAD = [
 
 @pytest.mark.parametrize("name", [*BAD, ".git/config", "a/.GIT/config", ".git", "HEAD", "runs/a/head"])
 def test_a_name_that_would_leave_the_folder_or_does_not_print_is_refused(name):
-    with pytest.raises(Refused, match=r"gs://b: it lists .* \(accepted: a relative path") as refused:
+    with pytest.raises(UserError, match=r"gs://b: it lists .* \(accepted: a relative path") as refused:
         file_below(name, "gs://b")
     assert str(refused.value).isprintable()
 
@@ -39,7 +39,7 @@ def test_a_name_below_a_folder_is_taken_as_it_is(name):
 
 @pytest.mark.parametrize("name", [*BAD, "a/b", "-x", ".x", "a b", "a;b", "$(id)", "é", "_x", "a+b", "x" * 101])
 def test_a_name_of_a_run_is_one_word(name):
-    with pytest.raises(Refused, match="is no name of a run"):
+    with pytest.raises(UserError, match="is no name of a run"):
         single_name(name, "machine")
 
 
@@ -62,7 +62,7 @@ def test_a_path_below_a_folder_passes_no_symbolic_link(tmp_path):
 
     assert path_below(folder, "a/b", "gs://bucket") == folder / "a/b"
     for name in ("out", "out/passwd", "dangling"):
-        with pytest.raises(Refused, match="is a symbolic link; gs://bucket is not written or read through one"):
+        with pytest.raises(UserError, match="is a symbolic link; gs://bucket is not written or read through one"):
             path_below(folder, name, "gs://bucket")
-    with pytest.raises(Refused, match="it lists"):
+    with pytest.raises(UserError, match="it lists"):
         path_below(folder, "../a", "gs://bucket")

@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from training.bucket.local_files import crc32c_of, kept_bytes, md5_of
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped, path_below
 
 READ_LIMIT = 16 * 2**20
@@ -22,11 +22,11 @@ ATTEMPTS = 3
 """At an object that changes while it is downloaded."""
 
 
-class Changed(Failed):
+class Changed(RunError):
     """The object is not the one that was to be replaced or read: someone else has written or removed it."""
 
 
-class Damaged(Failed):
+class Damaged(RunError):
     """What has arrived does not have the checksum that it was stored with."""
 
 
@@ -54,8 +54,8 @@ class Stored:
 class Bucket(ABC):
     """What pushing, pulling and downloading data need of a bucket.
 
-    Every method raises Refused where the user must act (no such bucket, forbidden, no login, a name that is no path below a
-    folder) and Failed for what may pass.
+    Every method raises UserError where the user must act (no such bucket, forbidden, no login, a name that is no path below a
+    folder) and RunError for what may pass.
     """
 
     url: str
@@ -77,7 +77,7 @@ class Bucket(ABC):
     def read(self, name: str) -> bytes | None:
         """The content of a small object; None if there is none.
 
-        Raises: Refused above 16 MiB; Damaged.
+        Raises: UserError above 16 MiB; Damaged.
         """
 
     @abstractmethod
@@ -143,8 +143,8 @@ class Bucket(ABC):
             at_once: Downloads at the same time.
 
         Returns: the objects whose content the files now have.
-        Raises: Refused for a name that leaves the folder or passes a symbolic link, before anything is written; Failed if the disk
-            has too little room; OSError if a file cannot be written; Damaged.
+        Raises: UserError for a name that leaves the folder or passes a symbolic link, before anything is written;
+            RunError if the disk has too little room; OSError if a file cannot be written; Damaged.
         """
         targets = {name: path_below(folder, _below(name, prefix), f"{self.url}/{name}") for name in objects}
         self._refuse_file_and_folder(objects)
@@ -188,7 +188,7 @@ class Bucket(ABC):
             above = name
             while above := above.rpartition("/")[0]:
                 if above in names:
-                    raise Refused(
+                    raise UserError(
                         f"{self.url}/{escaped(above)}: is an object, and {escaped(name)} lies below it: no folder can hold both. "
                         "Rename or remove one of them there"
                     )
@@ -197,7 +197,7 @@ class Bucket(ABC):
         existing = next(above for above in (folder.absolute(), *folder.absolute().parents) if above.is_dir())
         free = shutil.disk_usage(existing).free
         if needed > free:
-            raise Failed(
+            raise RunError(
                 f"{self.url}: {needed / 2**30:,.2f} GiB are to be downloaded, but {existing} has {free / 2**30:,.2f} GiB free; "
                 "make room or take a larger disk"
             )
@@ -215,7 +215,7 @@ def _below(name: str, prefix: str) -> str:
 def open_bucket(url: str) -> Bucket:
     """The bucket `gs://NAME[/prefix]`, or the folder `file:///folder`. Nothing is asked yet.
 
-    Raises: Refused for another URL.
+    Raises: UserError for another URL.
     """
     from training.bucket.folder import FolderBucket
     from training.bucket.google import GoogleBucket
@@ -225,4 +225,4 @@ def open_bucket(url: str) -> Bucket:
         return GoogleBucket(url.rstrip("/"))
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
         return FolderBucket(url.rstrip("/"), Path(unquote(parts.path)))
-    raise Refused(f"{url!r} is no bucket (accepted: gs://BUCKET, gs://BUCKET/prefix, file:///folder)")
+    raise UserError(f"{url!r} is no bucket (accepted: gs://BUCKET, gs://BUCKET/prefix, file:///folder)")

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
 from training.bucket.local_files import ARRIVING, BLOCK, md5_of, whole_file
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import file_below, is_file_below, path_below
 
 _MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -64,7 +64,7 @@ class FolderBucket(Bucket):
             with file:
                 content = file.read(READ_LIMIT + 1)
         if len(content) > READ_LIMIT:
-            raise Refused(f"{self.url}/{name}: is larger than {READ_LIMIT >> 20} MiB, and is to be read into memory")
+            raise UserError(f"{self.url}/{name}: is larger than {READ_LIMIT >> 20} MiB, and is to be read into memory")
         return content
 
     def write(self, name: str, content: bytes, replaces: int | None = None) -> None:
@@ -175,7 +175,7 @@ class FolderBucket(Bucket):
 
     def _root(self) -> Path:
         if not self.folder.is_dir():
-            raise Refused(f"{self.url}: there is no such folder (make it first: mkdir {self.folder})")
+            raise UserError(f"{self.url}: there is no such folder (make it first: mkdir {self.folder})")
         return self.folder
 
     def _path(self, name: str) -> Path:
@@ -200,5 +200,5 @@ class FolderBucket(Bucket):
             if error.errno in _MAY_NOT:
                 with suppress(OSError):
                     said += f" (this process runs as user id {os.geteuid()})"
-                raise Refused(f"{self.url}: forbidden: {said}") from None
-            raise Failed(f"{self.url}: {said}") from None
+                raise UserError(f"{self.url}: forbidden: {said}") from None
+            raise RunError(f"{self.url}: {said}") from None

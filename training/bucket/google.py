@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
 from training.bucket.local_files import BLOCK, remove_kept, whole_file
 from training.bucket.login import COMMAND, Login, log_in, plain_login_errors
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped, file_below, is_file_below
 
 TIMEOUT_SECONDS = (10.0, 60.0)
@@ -119,7 +119,7 @@ class GoogleBucket(Bucket):
 
     def _part(self, blob: Any, generation: int, start: int, end: int) -> bytes:
         if self.stopped:
-            raise Failed(f"{self.url}: stopped, because another download failed")
+            raise RunError(f"{self.url}: stopped, because another download failed")
         with self._plainly():
             part: bytes = blob.download_as_bytes(
                 start=start, end=end, if_generation_match=generation, raw_download=True, single_shot_download=True, checksum=None,
@@ -149,7 +149,7 @@ class GoogleBucket(Bucket):
 
     @cached_property
     def _client(self) -> Any:
-        """Raises: Refused or Failed as `log_in`."""
+        """Raises: UserError or RunError as `log_in`."""
         # Where OpenTelemetry is installed, version 3.17 asks for the bucket's metadata in the background, which needs another role.
         os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
         from google.cloud import storage
@@ -197,28 +197,28 @@ class GoogleBucket(Bucket):
             with plain_login_errors(bucket, self._login):
                 yield
         except google.RetryError as error:
-            raise Failed(_unanswered(bucket, error.cause)) from None
+            raise RunError(_unanswered(bucket, error.cause)) from None
         except (google.PreconditionFailed, google.RequestRangeNotSatisfiable) as error:
             raise Changed(f"{self.url}: someone else has written or removed the object meanwhile ({_line(error)})") from None
         except google.NotFound as error:
             if self._is_known:
                 raise Changed(f"{self.url}: the object was removed meanwhile ({_line(error)})") from None
-            raise Refused(
+            raise UserError(
                 f"{bucket}: there is no such bucket (`./fab up --stack storage` makes one; its name is in the stack's outputs)"
             ) from None
         except google.Unauthorized as error:
-            raise Refused(f"{bucket}: Google does not accept the login here ({_line(error)}); run: {COMMAND}") from None
+            raise UserError(f"{bucket}: Google does not accept the login here ({_line(error)}); run: {COMMAND}") from None
         except google.Forbidden as error:
-            raise Refused(
+            raise UserError(
                 f"{bucket}: forbidden: the account here needs the role Storage Object User on the bucket, to read only Storage "
                 f"Object Viewer ({_line(error)})"
             ) from None
         except DataCorruption as error:
             raise Damaged(f"{self.url}: {_line(error)}") from None
         except (google.GoogleAPICallError, InvalidResponse) as error:
-            raise Failed(_unanswered(bucket, error)) from None
+            raise RunError(_unanswered(bucket, error)) from None
         except (requests.RequestException, ConnectionError) as error:
-            raise Failed(_unanswered(bucket, error)) from None
+            raise RunError(_unanswered(bucket, error)) from None
 
 
 class _Limited(io.BytesIO):
@@ -230,7 +230,7 @@ class _Limited(io.BytesIO):
 
     def write(self, block: Any) -> int:
         if self.tell() + len(block) > READ_LIMIT:
-            raise Refused(f"{self._shown}: is larger than {READ_LIMIT >> 20} MiB, and is to be read into memory")
+            raise UserError(f"{self._shown}: is larger than {READ_LIMIT >> 20} MiB, and is to be read into memory")
         return super().write(block)
 
 

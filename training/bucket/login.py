@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 """What a person's login and the VM are given; what they may do is the roles' affair."""
@@ -37,7 +37,7 @@ def log_in(shown: str) -> Login:
     Args:
         shown: For what; begins every message.
 
-    Raises: Refused if there are none; Failed if the metadata server gives no token.
+    Raises: UserError if there are none; RunError if the metadata server gives no token.
     """
     import google.auth
     from google.auth.exceptions import RefreshError, TransportError
@@ -70,16 +70,16 @@ def plain_login_errors(shown: str, login: Login | None) -> Iterator[None]:
     try:
         yield
     except exceptions.DefaultCredentialsError as error:
-        raise Refused(f"{shown}: there is no Google login here ({_line(error)}); run: {COMMAND}") from None
+        raise UserError(f"{shown}: there is no Google login here ({_line(error)}); run: {COMMAND}") from None
     except exceptions.GoogleAuthError as error:
         if login is not None and login.is_machine:
-            raise Failed(
+            raise RunError(
                 f"{shown}: the VM's metadata server gives no token ({_line(error)}); it may be late after a boot; "
                 "a VM without a service account has none"
             ) from None
         if isinstance(error, exceptions.TransportError):
-            raise Failed(f"{shown}: Google's login server cannot be reached; check the network ({_line(error)})") from None
-        raise Refused(f"{shown}: the Google login here has expired or was withdrawn ({_line(error)}); run: {COMMAND}") from None
+            raise RunError(f"{shown}: Google's login server cannot be reached; check the network ({_line(error)})") from None
+        raise UserError(f"{shown}: the Google login here has expired or was withdrawn ({_line(error)}); run: {COMMAND}") from None
 
 
 def _line(error: Exception) -> str:

@@ -12,7 +12,7 @@ import torch
 
 from training.checkpoints.manifest import best, complete_checkpoints, folder_of, write_manifest
 from training.config import CheckpointsConfig
-from training.refusal import Failed
+from training.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class SaveCheckpoints(L.Callback):
     def _save(self, trainer: L.Trainer, value: float | None) -> None:
         step = trainer.global_step
         if not all(bool(torch.isfinite(weight).all()) for weight in trainer.lightning_module.parameters()):
-            raise Failed(
+            raise RunError(
                 f"step {step}: a weight is not finite, and no checkpoint is written of it; those before are intact. Start a new "
                 "run with a lower optim.lr or optim.gradient_clip_norm."
             )
@@ -111,7 +111,7 @@ class SaveCheckpoints(L.Callback):
             previous = f"{kept[-1].folder} is intact" if kept else "there is no earlier one"
             way_on = "go on with resume=true" if kept else "start anew with overwrite=true"
             free = shutil.disk_usage(self.root.parent).free / 2**20
-            raise Failed(
+            raise RunError(
                 f"{final}: the checkpoint of step {step} could not be written ({' '.join(str(error).split())}; {free:.0f} MiB free "
                 f"there); {previous}. {_remedy(error, self.root)}, then {way_on}."
             ) from error

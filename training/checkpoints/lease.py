@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from training.bucket.bucket import Bucket, Changed, Stored, open_bucket
-from training.refusal import Refused
+from training.errors import UserError
 from training.untrusted import escaped, single_name
 
 STALE_AFTER = timedelta(minutes=15)
 RENEW_SECONDS = 300.0
 
 
-class Taken(Refused):
+class Taken(UserError):
     """Another machine writes this run."""
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from training.cells import Sizes
 from training.config import StateTransitionConfig
 from training.data.set_aside import SetAside
+from training.errors import RunError, UserError
 from training.models.state_transition import OutputSpace, StateTransition
-from training.refusal import Failed, Refused
 
 FORMAT = 1
 CARD = "model_card"
@@ -56,10 +56,10 @@ class ModelCard:
     def from_plain(cls, plain: Mapping[str, Any]) -> "ModelCard":
         """The card that `to_plain` wrote.
 
-        Raises: Refused if it is of another format.
+        Raises: UserError if it is of another format.
         """
         if plain.get("format") != FORMAT:
-            raise Refused(f"model card of format {plain.get('format')} (accepted: {FORMAT})")
+            raise UserError(f"model card of format {plain.get('format')} (accepted: {FORMAT})")
         values = {name: value for name, value in plain.items() if name != "format"}
         config = StateTransitionConfig.model_validate(values["config"])
         set_aside = None if (kept := values.get("set_aside")) is None else SetAside(**kept)
@@ -85,7 +85,7 @@ class SavedModel:
 def save_model(saved: SavedModel, path: Path) -> None:
     """Write a model file, whole or not at all.
 
-    Raises: Failed if the disk is full.
+    Raises: RunError if the disk is full.
     """
     content = {
         CARD: saved.card.to_plain(),
@@ -99,13 +99,13 @@ def save_model(saved: SavedModel, path: Path) -> None:
         partial.rename(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         partial.unlink(missing_ok=True)
-        raise Failed(f"{path}: could not be written ({' '.join(str(error).split())}); the checkpoints are intact") from error
+        raise RunError(f"{path}: could not be written ({' '.join(str(error).split())}); the checkpoints are intact") from error
 
 
 def load_model(path: Path) -> SavedModel:
     """Read a model file.
 
-    Raises: Refused if it is missing, damaged, or of another format.
+    Raises: UserError if it is missing, damaged, or of another format.
     """
     content = _load(path)
     return SavedModel(ModelCard.from_plain(content[CARD]), content["weights"], content["step"], content["val_loss_total"])
@@ -114,7 +114,7 @@ def load_model(path: Path) -> SavedModel:
 def load_checkpoint_model(path: Path, val_loss_total: float | None) -> SavedModel:
     """Read the model out of a Lightning checkpoint that one of our objectives wrote.
 
-    Raises: Refused if it is missing, damaged, or of another format.
+    Raises: UserError if it is missing, damaged, or of another format.
     """
     content = _load(path)
     prefix = "model."
@@ -126,9 +126,9 @@ def _load(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Refused(f"{path}: no such model file") from None
+        raise UserError(f"{path}: no such model file") from None
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise Refused(f"{path}: not a readable model file: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"{path}: not a readable model file: {' '.join(str(error).split())[:200]}") from None
     if not isinstance(content, dict) or CARD not in content:
-        raise Refused(f"{path}: not a model file of this project: it holds no {CARD}")
+        raise UserError(f"{path}: not a model file of this project: it holds no {CARD}")
     return content

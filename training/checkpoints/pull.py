@@ -21,7 +21,7 @@ from training.checkpoints.manifest import (
 )
 from training.checkpoints.push_state import NOT_FILES
 from training.checkpoints.reach import beginning_of, manifests_in_bucket
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import path_below, single_name
 
 __all__ = ["Pulled", "claim", "holder_of", "pull_run", "release"]
@@ -48,7 +48,7 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     `newest` brings the small files, and the newest checkpoint and the best: a run that goes on without its best would take a worse
     one for it. `all` brings every checkpoint, and the job's files.
 
-    Raises: Refused if the bucket has no such run, or `into` holds something else, or is ahead of the bucket; Failed if
+    Raises: UserError if the bucket has no such run, or `into` holds something else, or is ahead of the bucket; RunError if
         no checkpoint of the bucket is intact; as Bucket's methods do.
     """
     prefix = f"runs/{single_name(name, bucket_url)}"
@@ -56,7 +56,7 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     objects = bucket.listing(prefix)
     begun = beginning_of(bucket.read(f"{prefix}/run.json"))
     if begun is None:
-        raise Refused(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
+        raise UserError(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
     there = dict(manifests_in_bucket(bucket, f"{prefix}/checkpoints", objects))
     _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
     small = _small_files(objects, prefix, everything=checkpoints == "all")
@@ -70,7 +70,7 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
         pulled = _pull_checkpoints(bucket, prefix, into, there, objects, everything=checkpoints == "all")
         (into / MARK).unlink()
     except OSError as error:
-        raise Failed(f"{into}: it cannot be written: {error.strerror or error}; what has arrived stays, pull again") from None
+        raise RunError(f"{into}: it cannot be written: {error.strerror or error}; what has arrived stays, pull again") from None
     return pulled
 
 
@@ -86,7 +86,7 @@ def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest
         return
     accepted = "accepted: an empty folder, or one that this run was pulled into before"
     if not into.is_dir():
-        raise Refused(f"{into}: it is no folder ({accepted})")
+        raise UserError(f"{into}: it is no folder ({accepted})")
     own = beginning_of(_text(into / "run.json"))
     if own is None:
         try:
@@ -94,12 +94,12 @@ def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest
         except ValueError:
             mark = None
         if mark != {"from": source, "beginning": begun}:
-            raise Refused(f"{into}: it is not empty, and holds no run {source} ({accepted})")
+            raise UserError(f"{into}: it is not empty, and holds no run {source} ({accepted})")
     elif own != begun:
-        raise Refused(f"{into}: it holds another run than {source}, or another beginning of it ({accepted})")
+        raise UserError(f"{into}: it holds another run than {source}, or another beginning of it ({accepted})")
     steps = [checkpoint.step for checkpoint in complete_checkpoints(into / "checkpoints")]
     if steps and max(steps) > max(there, default=-1):
-        raise Refused(f"{into}: it is ahead of {source}: it has step {max(steps)}, the bucket {max(there, default='none')}")
+        raise UserError(f"{into}: it is ahead of {source}: it has step {max(steps)}, the bucket {max(there, default='none')}")
 
 
 def _is_empty(into: Path) -> bool:
@@ -131,7 +131,7 @@ def _pull_checkpoints(
         if chosen is None or pull(chosen.step):
             break
     if there and not steps:
-        raise Failed(f"{bucket.url}/{prefix}: every checkpoint is damaged (steps {', '.join(map(str, sorted(there)))})")
+        raise RunError(f"{bucket.url}/{prefix}: every checkpoint is damaged (steps {', '.join(map(str, sorted(there)))})")
     return Pulled(into, tuple(sorted(steps)), tuple(sorted(damaged)))
 
 

@@ -32,7 +32,7 @@ from training.checkpoints.push_state import (
     unsendable,
 )
 from training.checkpoints.reach import beginning_of, older_than, reach_in_bucket, reach_on_disk, remove_manifests_first, set_aside
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped
 
 __all__ = ["PushFailed", "PushState", "Pusher", "prune_local", "read_push_state"]
@@ -47,7 +47,7 @@ POLL_SECONDS = 1.0
 LONGEST_INTERVAL_SECONDS = 600.0  # the lease is renewed by rounds, and goes stale after 15 minutes
 
 
-class PushFailed(Failed):
+class PushFailed(RunError):
     """A round did not succeed; the next may."""
 
 
@@ -55,7 +55,7 @@ class Pusher:
     """Pushes one run. `run` is its directory, `job` the folder of its job, where push.json is written.
 
     Units: `interval_seconds` from the end of one round to the beginning of the next, 10 minutes at most.
-    Raises: Refused for a URL that is no bucket.
+    Raises: UserError for a URL that is no bucket.
     """
 
     def __init__(self, run: Path, job: Path, bucket_url: str, interval_seconds: float) -> None:
@@ -83,7 +83,7 @@ class Pusher:
         try:
             with self._alone():
                 self._round()
-        except (Refused, Failed, OSError) as error:
+        except (UserError, RunError, OSError) as error:
             self._record = failed(self._record, str(error))
             with contextlib.suppress(OSError):  # on a full disk the word that it is full cannot be written
                 self._record.write(self.job)
@@ -112,7 +112,7 @@ class Pusher:
                 if ended:
                     break
                 self._wait(self.interval_seconds, ended, idle=self._record.ahead is None)
-            with contextlib.suppress(Refused, Failed):  # it goes stale by itself
+            with contextlib.suppress(UserError, RunError):  # it goes stale by itself
                 release_in(self.bucket, self.run.name, self.holder)
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -142,7 +142,7 @@ class Pusher:
                     break
                 except BlockingIOError:
                     if time.monotonic() > until:
-                        raise Failed(f"{self.job / LOCK}: another push of this run has been going on for 10 minutes") from None
+                        raise RunError(f"{self.job / LOCK}: another push of this run has been going on for 10 minutes") from None
                     time.sleep(0.05)
             yield
         finally:
@@ -160,14 +160,14 @@ class Pusher:
         self._note()
 
     def _renew(self) -> None:
-        """Raises: Refused if another machine has taken the lease: from then on it writes the run."""
+        """Raises: UserError if another machine has taken the lease: from then on it writes the run."""
         now = time.clock_gettime(time.CLOCK_BOOTTIME)  # goes on while a machine is suspended
         if now - self._renewed > RENEW_SECONDS:
             was_ours = claim_in(self.bucket, self.run.name, self.holder)
             self._renewed = now
             if self._compared and not was_ours:
                 self._compared = False
-                raise Failed(
+                raise RunError(
                     f"{self.bucket.url}/{self.prefix}: the lease was lost meanwhile; the next round looks at what is there"
                 )
 
@@ -214,13 +214,13 @@ class Pusher:
     def _step_ahead(self, objects: dict[str, Stored]) -> int | None:
         """The bucket's newest step, if it has this run further than this disk: it went on elsewhere.
 
-        Raises: Failed if it was begun anew elsewhere: what is older takes nobody's place.
+        Raises: RunError if it was begun anew elsewhere: what is older takes nobody's place.
         """
         here, there = reach_on_disk(self.run), reach_in_bucket(self.bucket, self.prefix, objects)
         if here is None or there is None:
             return None
         if here.is_older_than(there):
-            raise Failed(older_than(here, there, f"{self.bucket.url}/{self.prefix}", self.run))
+            raise RunError(older_than(here, there, f"{self.bucket.url}/{self.prefix}", self.run))
         if not here.is_behind(there):
             return None
         if self._record.ahead is None:
@@ -237,7 +237,7 @@ class Pusher:
             self._record = Record(self._record.run, self._record.bucket, failures=self._record.failures, error=self._record.error)
             text = _read(self.run / "run.json")
             if beginning_of(text) != beginning:
-                raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+                raise RunError(f"{self.run}: the run was begun anew during this round; the next round pushes it")
             if config := _read(self.run / "config.yaml"):  # before any checkpoint: without it nothing can go on from one
                 self.bucket.write(f"{self.prefix}/config.yaml", config)
             self.bucket.write(f"{self.prefix}/run.json", text)
@@ -273,14 +273,16 @@ class Pusher:
                 objects |= (found := self.bucket.listing(there))
                 if not _arrived(wanted, found):
                     self.bucket.remove(found)
-                    raise Failed(f"{self.bucket.url}/{there}: what has arrived is not what was sent; the next round sends it again")
+                    raise RunError(
+                        f"{self.bucket.url}/{there}: what has arrived is not what was sent; the next round sends it again"
+                    )
                 if beginning_of(_read(self.run / "run.json")) != self._record.beginning:
-                    raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+                    raise RunError(f"{self.run}: the run was begun anew during this round; the next round pushes it")
                 self._renew()
                 self.bucket.write(f"{there}/{MANIFEST}", manifest)
                 objects[f"{there}/{MANIFEST}"] = Stored(len(manifest), None, 0)  # pruned in this very round if it is rotated away
                 log.info("pushed %s/%s", self.bucket.url, there)
-        except (OSError, Failed):
+        except (OSError, RunError):
             if checkpoint in complete_checkpoints(self.run / "checkpoints"):
                 raise
             self._leftovers = True
@@ -333,7 +335,7 @@ class Pusher:
                         in_memory[name] = path.read_bytes()
                     copied[name] = version
         if beginning is not None and beginning_of(_read(self.run / "run.json")) != beginning:
-            raise Failed(f"{self.run}: the run was begun anew during this round; the next round pushes it")
+            raise RunError(f"{self.run}: the run was begun anew during this round; the next round pushes it")
         self._renew()
         if copied:
             self.bucket.send(outgoing, self.prefix)

@@ -91,7 +91,7 @@ def manifests_in_bucket(bucket: Bucket, root: str, objects: dict[str, Stored]) -
             continue
         try:
             manifest = manifest_of(bucket.read(name) or b"")
-        except ValueError:  # a Refused is one: too large
+        except ValueError:  # a UserError is one: too large
             log.warning("%s/%s: not a manifest; the checkpoint does not count", bucket.url, escaped(name))
             continue
         sizes = {file.name: file.size for file in manifest.files}

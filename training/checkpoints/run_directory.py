@@ -27,7 +27,7 @@ from training.checkpoints.manifest import Checkpoint, complete_checkpoints, conf
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,12 @@ class RunDirectory:
     def config(self, overrides: list[str] | None = None) -> RunConfig:
         """The resolved configuration the run was started with, `overrides` laid over it.
 
-        Raises: Refused if this is no run directory.
+        Raises: UserError if this is no run directory.
         """
         if is_arc_run(self.path):
-            raise Refused(f"{self.path}: {what_to_do(self.path)}")
+            raise UserError(f"{self.path}: {what_to_do(self.path)}")
         if not os.path.isfile(self.path / "config.yaml"):
-            raise Refused(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
+            raise UserError(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
         words, key = overrides or [], NOTHING_SET_ASIDE.partition("=")[0]
         is_older = "\nevaluation:" not in (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
         if is_older and not any(word.startswith(f"{key}=") for word in words):
@@ -83,7 +83,7 @@ class RunDirectory:
     def facts(self) -> dict[str, Any]:
         """What run.json says; empty before the first start.
 
-        Raises: Refused if the file is not what a run writes.
+        Raises: UserError if the file is not what a run writes.
         """
         path = self.path / "run.json"
         try:
@@ -91,16 +91,16 @@ class RunDirectory:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError) as error:
-            raise Refused(f"{path}: not readable as the facts of a run: {error}") from None
+            raise UserError(f"{path}: not readable as the facts of a run: {error}") from None
         if not isinstance(facts, dict) or not isinstance(facts.get("starts"), list):
-            raise Refused(f"{path}: not the facts of a run: it has no list `starts` (accepted: what a run writes there)")
+            raise UserError(f"{path}: not the facts of a run: it has no list `starts` (accepted: what a run writes there)")
         return facts
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Keep other processes from training in this folder; taken before anything in it is looked at or changed.
 
-        Raises: Refused if another process trains here, or the folder cannot be written.
+        Raises: UserError if another process trains here, or the folder cannot be written.
         """
         self._refuse_place()
         with run_lock.held(self.path):
@@ -109,7 +109,7 @@ class RunDirectory:
     def refuse(self, config: RunConfig) -> None:
         """Refuse, before any data are read, a run that could not start or go on here; leaves nothing behind.
 
-        Raises: Refused if the run has begun and neither resume nor overwrite is said; for a resume, if there is no complete
+        Raises: UserError if the run has begun and neither resume nor overwrite is said; for a resume, if there is no complete
             checkpoint or the configuration is not that of the beginning; if the folder cannot be written.
         """
         self._refuse_place()
@@ -121,26 +121,26 @@ class RunDirectory:
     def starting_point(self, config: RunConfig, start: Start) -> Checkpoint | None:
         """The checkpoint that the run goes on from, None for a fresh start.
 
-        Raises: Refused as `refuse` does, and if a resumed run began with other data, is longer already, or is all damaged.
+        Raises: UserError as `refuse` does, and if a resumed run began with other data, is longer already, or is all damaged.
         """
         self.refuse(config)
         if not config.resume:
             return None
         checkpoint = newest_intact(self.checkpoints)
         if checkpoint is None:
-            raise Refused(
+            raise UserError(
                 f"{self.checkpoints}: resume=true, but every checkpoint is damaged (to start anew, overwrite=true instead)"
             )
         self.refuse_other_configuration(checkpoint)
         begun, now = checkpoint.manifest.data_fingerprint[:12], start.data_fingerprint[:12]
         if begun != now:
-            raise Refused(
+            raise UserError(
                 f"{self.path}: resume=true, but the run began with other data (fingerprint {begun}, now {now}): "
                 f"a file of {config.data.split}, the split itself or the features have changed "
                 "(accepted: the data as they were, or another name without resume=true)"
             )
         if checkpoint.step > start.total_steps:
-            raise Refused(
+            raise UserError(
                 f"{self.path}: resume=true, but the run is at step {checkpoint.step} and trainer.max_steps (or max_epochs) asks "
                 f"for {start.total_steps} (accepted: {checkpoint.step} or more)"
             )
@@ -149,10 +149,10 @@ class RunDirectory:
     def refuse_other_configuration(self, checkpoint: Checkpoint) -> None:
         """Refuse a checkpoint that was written under other settings than this run's.
 
-        Raises: Refused.
+        Raises: UserError.
         """
         if checkpoint.manifest.config_sha256 != config_sha256(self.config()):
-            raise Refused(
+            raise UserError(
                 f"{checkpoint.folder}: its manifest is of another configuration than {self.path}/config.yaml, so another run has "
                 "written it (accepted: checkpoints of this run; move that folder away)"
             )
@@ -161,7 +161,7 @@ class RunDirectory:
         """Claim the folder for a start or a resume, and record it; a kill in between leaves what the next start can claim.
 
         Returns: the checkpoint to go on from, None for a fresh start.
-        Raises: Refused as `starting_point` does.
+        Raises: UserError as `starting_point` does.
         """
         checkpoint = self.starting_point(config, start)
         if checkpoint is not None and checkpoint.step < start.total_steps and config.optim.varies:
@@ -179,7 +179,9 @@ class RunDirectory:
             self.checkpoints.mkdir(exist_ok=True)
             self._remove_stale(goes_on=checkpoint is None or checkpoint.step < start.total_steps)
         except OSError as error:
-            raise Refused(f"{self.path}: the run directory cannot be written: {error.strerror or error} (set output_dir)") from None
+            raise UserError(
+                f"{self.path}: the run directory cannot be written: {error.strerror or error} (set output_dir)"
+            ) from None
         return checkpoint
 
     def way_on(self) -> str:
@@ -204,43 +206,45 @@ class RunDirectory:
             os.lstat(self.path / "checkpoints" / ("x" * LONGEST_NAME))
         except OSError as error:
             if error.errno == errno.ENAMETOOLONG:
-                raise Refused(f"{self.path}: the run directory cannot be written: its path is too long (set output_dir)") from None
+                raise UserError(
+                    f"{self.path}: the run directory cannot be written: its path is too long (set output_dir)"
+                ) from None
         above = next(folder for folder in (self.path, *self.path.absolute().parents) if os.path.lexists(folder))
         if not above.is_dir() or not os.access(above, os.W_OK):
-            raise Refused(f"{self.path}: the run directory cannot be written: {above} is no writable folder (set output_dir)")
+            raise UserError(f"{self.path}: the run directory cannot be written: {above} is no writable folder (set output_dir)")
 
     def _refuse_begun(self, config: RunConfig) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         self._refuse_foreign()
         if self.path.is_symlink():
-            raise Refused(f"{self.path}: is a link, and a run begins in a folder of its own (set another name or output_dir)")
+            raise UserError(f"{self.path}: is a link, and a run begins in a folder of its own (set another name or output_dir)")
         if config.overwrite:
             return
         steps = [c.step for c in complete_checkpoints(self.checkpoints)]
         reached = f"with checkpoints of steps {some(steps)}" if steps else "without a complete checkpoint"
         resume = "resume=true to go on, " if steps else ""
-        raise Refused(f"{self.path}: exists already, {reached} (accepted: {resume}overwrite=true to delete it, another name)")
+        raise UserError(f"{self.path}: exists already, {reached} (accepted: {resume}overwrite=true to delete it, another name)")
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder that holds anything but a run of ours."""
         if is_arc_run(self.path) and not (self.path / "run.json").exists():
-            raise Refused(f"{self.path}: {what_to_do(self.path)}")
+            raise UserError(f"{self.path}: {what_to_do(self.path)}")
         if not self.facts():
-            raise Refused(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
+            raise UserError(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
 
     def _refuse_resume(self, config: RunConfig) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
-            raise Refused(f"{self.path}: resume=true, but no run has begun there (to start one, leave resume=true out)")
+            raise UserError(f"{self.path}: resume=true, but no run has begun there (to start one, leave resume=true out)")
         self._refuse_foreign()
         if not complete_checkpoints(self.checkpoints):
-            raise Refused(
+            raise UserError(
                 f"{self.checkpoints}: resume=true, but there is no complete checkpoint (to start anew, overwrite=true instead)"
             )
         begun, now = fixed_settings(self.config()), fixed_settings(config)
         changed = [f"{key} {begun.get(key)} -> {now.get(key)}" for key in sorted(begun | now) if begun.get(key) != now.get(key)]
         if changed:
-            raise Refused(
+            raise UserError(
                 f"{self.path}: resume=true, but the run began with another configuration: {some(changed)} "
                 "(accepted: these as they were, or another name without resume=true)"
             )

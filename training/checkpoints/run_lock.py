@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from training.refusal import Refused
+from training.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ def held(run: Path) -> Iterator[None]:
 
     A file system without locks is told of with a warning, and the run goes on.
 
-    Raises: Refused naming the process that holds it.
+    Raises: UserError naming the process that holds it.
     """
     path = lock_file(run)
     made = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
@@ -70,7 +70,7 @@ def held(run: Path) -> Iterator[None]:
 def refuse_if_held(run: Path) -> None:
     """Refuse where a living process trains.
 
-    Raises: Refused naming the process.
+    Raises: UserError naming the process.
     """
     try:
         handle = os.open(lock_file(run), os.O_RDONLY | os.O_CLOEXEC)
@@ -79,7 +79,7 @@ def refuse_if_held(run: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise Refused(_taken(run, handle)) from None
+        raise UserError(_taken(run, handle)) from None
     except OSError:
         return
     finally:
@@ -95,7 +95,7 @@ def lock_file(run: Path) -> Path:
 def _take(path: Path, run: Path) -> int:
     """An open file that holds the lock.
 
-    Raises: Refused; OSError where there are no locks.
+    Raises: UserError; OSError where there are no locks.
     """
     limit = time.monotonic() + PATIENCE_SECONDS
     while True:
@@ -111,7 +111,7 @@ def _take(path: Path, run: Path) -> int:
             taken = _taken(run, handle)
             os.close(handle)
             if time.monotonic() > limit:
-                raise Refused(taken) from None
+                raise UserError(taken) from None
             time.sleep(0.05)
         except OSError:
             os.close(handle)

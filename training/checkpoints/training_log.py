@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 
 class TrainingLog(logging.Handler):
@@ -38,7 +38,7 @@ class TrainingLog(logging.Handler):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            exc_info = None if isinstance(error, Refused | Failed | KeyboardInterrupt) else (type(error), error, trace)
+            exc_info = None if isinstance(error, UserError | RunError | KeyboardInterrupt) else (type(error), error, trace)
             self.handle(logging.LogRecord(__name__, logging.ERROR, __file__, 0, "%s: %s", (type(error).__name__, error), exc_info))
         logging.getLogger().removeHandler(self)
         if self._file is not None:

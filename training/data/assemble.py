@@ -31,7 +31,7 @@ from training.data.split_report import (
 )
 from training.data.splits import assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 log = logging.getLogger(__name__)
 
@@ -87,14 +87,14 @@ class Cells:
     def plan(self, batch_size: int) -> SetPlan:
         """The stream of training batches.
 
-        Raises: Refused if there is no cell to train on, or no group fills a set.
+        Raises: UserError if there is no cell to train on, or no group fills a set.
         """
         return SetPlan(self._training, self.set_size, batch_size, self.seed)
 
     def validation(self, batch_size: int) -> list[list[CellSet]]:
         """Batches of the fixed validation sets; none with `validation: none`.
 
-        Raises: Refused if the split that validates has no cells.
+        Raises: UserError if the split that validates has no cells.
         """
         if self._validation is None:
             return []
@@ -103,7 +103,7 @@ class Cells:
     def check_trainable(self) -> None:
         """Refuse before anything is written what `plan` and `validation` would refuse, and warn of what is legal but poor.
 
-        Raises: Refused naming the split file and what is missing in it.
+        Raises: UserError naming the split file and what is missing in it.
         """
         used = [groups for groups in (self._training, self._validation) if groups is not None]
         warn_of_sets(self.table, used, self.config, self.set_size)
@@ -213,7 +213,7 @@ def open_cells(
 
     With the columns of a `trained` model its genes are taken from the files by name, in its order.
 
-    Raises: Refused naming file, key or column, value, and what is accepted.
+    Raises: UserError naming file, key or column, value, and what is accepted.
     """
     split = read_split_file(Path(config.split))
     files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
@@ -261,7 +261,7 @@ def open_cells(
 def perturbations_of(config: CellSetsConfig) -> tuple[str, ...]:
     """Names of all perturbations in the files of a split file, the control among them, sorted; reads no values.
 
-    Raises: Refused as `open_cells` does for split file, files and columns.
+    Raises: UserError as `open_cells` does for split file, files and columns.
     """
     split = read_split_file(Path(config.split))
     files = {name: [H5adFile(path) for path in paths] for name, paths in find_files(split).items()}
@@ -294,7 +294,7 @@ def _check_controls(table: CellTable, config: CellSetsConfig) -> None:
         cells = np.flatnonzero(cell_type == missing)
         condition = table.condition(cells[0])
         paths = sorted({table.file.names[code] for code in np.unique(table.file.codes[cells])})
-        raise Refused(
+        raise UserError(
             f"{some(paths)}: the {len(cells)} cells of cell type {condition.cell_type!r} have no control: none of them is "
             f"{config.control!r} in obs/{config.perturbation_column}; add controls, or leave the cell type out of {config.split}"
         )

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from training.cells import FloatArray, IntArray
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def row_major(stored: h5py.Group, where: str, cache_key: str, block: int = _BLOC
         block: non-zero values in memory at a time.
 
     Raises:
-        Refused: if rows are not sorted within a column, or the disk has no room.
-        Failed: if the disk fills up meanwhile.
+        UserError: if rows are not sorted within a column, or the disk has no room.
+        RunError: if the disk fills up meanwhile.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "incubator"
     folder = root / cache_key
@@ -50,10 +50,10 @@ def row_major(stored: h5py.Group, where: str, cache_key: str, block: int = _BLOC
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Refused(f"{where} {_NEEDS} a folder {root}, which cannot be made ({error}); {_INSTEAD}") from error
+            raise UserError(f"{where} {_NEEDS} a folder {root}, which cannot be made ({error}); {_INSTEAD}") from error
         free = shutil.disk_usage(root).free
         if free < needed:
-            raise Refused(f"{where} {_NEEDS} {needed / 1e9:.1f} GB in {root}; there are {free / 1e9:.1f} GB; {_INSTEAD}")
+            raise UserError(f"{where} {_NEEDS} {needed / 1e9:.1f} GB in {root}; there are {free / 1e9:.1f} GB; {_INSTEAD}")
         log.info("%s is CSC: its rows are written once to %s (%.1f GB)", where, folder, needed / 1e9)
         with tempfile.TemporaryDirectory(dir=root, prefix=f"{cache_key}.") as scratch:
             turned = Path(scratch) / "turned"
@@ -63,7 +63,7 @@ def row_major(stored: h5py.Group, where: str, cache_key: str, block: int = _BLOC
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
-                raise Failed(f"{where}: its rows do not fit into {root} any more; make room or set XDG_CACHE_HOME") from error
+                raise RunError(f"{where}: its rows do not fit into {root} any more; make room or set XDG_CACHE_HOME") from error
             try:
                 turned.rename(folder)
             except OSError:
@@ -117,9 +117,11 @@ def _count(
         rows = indices[column_starts[first] : column_starts[last]]
         columns = np.repeat(np.arange(last - first), np.diff(column_starts[first : last + 1]))
         if len(rows) and not 0 <= rows.min() <= rows.max() < n_rows:
-            raise Refused(f"{where} is damaged (row indices {rows.min()} to {rows.max()}, but {n_rows} rows); write the file again")
+            raise UserError(
+                f"{where} is damaged (row indices {rows.min()} to {rows.max()}, but {n_rows} rows); write the file again"
+            )
         if np.any((np.diff(rows) < 0) & (np.diff(columns) == 0)):
-            raise Refused(f"{where} is CSC with unsorted rows in a column; store it as CSR: adata.X = adata.X.tocsr()")
+            raise UserError(f"{where} is CSC with unsorted rows in a column; store it as CSR: adata.X = adata.X.tocsr()")
         per_row += np.bincount(rows, minlength=n_rows)
         counts = np.bincount(columns * n_ranges + rows // rows_per_range, minlength=(last - first) * n_ranges)
         per_column[first:last] = counts.reshape(last - first, n_ranges)

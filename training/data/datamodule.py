@@ -18,7 +18,7 @@ from training.cells import CellReader, CellSet, CellSetBatch, IntArray, Represen
 from training.config import CellSetsConfig
 from training.data.assemble import Cells
 from training.data.sets import SetPlan
-from training.refusal import Refused
+from training.errors import UserError
 
 WORKER_START = "fork" if sys.platform == "linux" else None
 """How workers come to be; None leaves it to the platform. Measured on two busy cores: 0.2 s to the first batch by fork, 27 s by
@@ -27,7 +27,7 @@ CUDA, and open the files anew."""
 
 log = logging.getLogger(__name__)
 
-Item = CellSetBatch | Refused
+Item = CellSetBatch | UserError
 """What a worker hands over: a refusal raised in a worker would reach the user inside a traceback."""
 
 
@@ -109,7 +109,7 @@ class RefusingLoader(DataLoader[Item]):
 
     def __iter__(self) -> Any:
         for item in super().__iter__():
-            if isinstance(item, Refused):
+            if isinstance(item, UserError):
                 raise item
             yield item
 
@@ -133,7 +133,7 @@ class CellSetsDataModule(L.LightningDataModule):
         start_step: Steps that were done before a restart.
         pin_memory: Whether batches go on to a GPU.
 
-    Raises: Refused if there is nothing to train on or to validate with.
+    Raises: UserError if there is nothing to train on or to validate with.
     """
 
     def __init__(
@@ -197,5 +197,5 @@ def _hear_the_run() -> None:
 def _or_refusal(maker: BatchMaker, sets: list[CellSet], with_control_genes: bool) -> Item:
     try:
         return maker.make(sets, with_control_genes=with_control_genes)
-    except Refused as refusal:
+    except UserError as refusal:
         return refusal

@@ -5,7 +5,7 @@ from typing import Literal
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.kinds import looks_like, rows_to_look_at
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 NORMALISE = ("sc.pp.normalize_total(adata, target_sum=1e4)", "sc.pp.log1p(adata)")
 """From raw counts in `adata.X` to log1p values."""
@@ -33,7 +33,7 @@ def _seen(file: H5adFile, name: str) -> str:
         if file.is_by_column(name):
             return "not looked at, stored by column"
         return looks_like(file.read_other(name, rows_to_look_at(file.n_obs)))
-    except Refused:
+    except UserError:
         return "not readable"
 
 

@@ -6,7 +6,7 @@ from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.values import Source
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 
 def nothing_shared(config: CellSetsConfig, first_file: H5adFile, first: Source, file: H5adFile, source: Source) -> str:
@@ -37,5 +37,5 @@ def _names(file: H5adFile, column: str) -> tuple[str, ...]:
     """Names in a column of `var`, as often as they occur; none where the column cannot be read."""
     try:
         return tuple(pd.Series(file.var_column(column)).dropna().astype(str))
-    except Refused:
+    except UserError:
         return ()

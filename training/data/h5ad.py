@@ -24,7 +24,7 @@ from training.data import csc
 from training.data.fingerprint import hash_arrays
 from training.data.h5ad_errors import how_to_make_unique, why_no_file, why_not_opened, why_not_read
 from training.data.matrices import Csr, Dense, Matrix, why_slow
-from training.refusal import Failed, Refused, did_you_mean, some
+from training.errors import RunError, UserError, did_you_mean, some
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Labels:
 class H5adFile:
     """One .h5ad file; each process opens it when it first needs it and keeps it open.
 
-    Raises: Refused if the file is missing, truncated or no .h5ad.
+    Raises: UserError if the file is missing, truncated or no .h5ad.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,24 +57,24 @@ class H5adFile:
             self.n_obs = self._length("obs")
             self.n_vars = self._length("var")
         if self.n_obs == 0:
-            raise Refused(f"{path}: the file has no cells")
+            raise UserError(f"{path}: the file has no cells")
 
     def labels(self, column: str) -> Labels:
         """A column of `obs` as labels; an integer becomes the word that it is written as.
 
-        Raises: Refused for a column that is missing, holds floating-point numbers, or has cells without a value.
+        Raises: UserError for a column that is missing, holds floating-point numbers, or has cells without a value.
         """
         values = pd.Series(self._column("obs", column))
         missing = np.flatnonzero(values.isna())
         if len(missing):
-            raise Refused(
+            raise UserError(
                 f"{self.path}: obs column {column!r} has no value in {len(missing)} of {self.n_obs} cells (rows {some(missing)}); "
                 f"give every cell a label, or drop these: adata = anndata.read_h5ad({str(self.path)!r}); "
                 f"adata = adata[adata.obs[{column!r}].notna()].copy(); adata.write_h5ad({str(self.path)!r})"
             )
         kind = values.cat.categories.dtype if isinstance(values.dtype, pd.CategoricalDtype) else values.dtype
         if pd.api.types.is_float_dtype(kind):
-            raise Refused(
+            raise UserError(
                 f"{self.path}: obs column {column!r} holds numbers ({kind}, for example {values.iloc[0]}), not labels; "
                 "accepted: text, categories and integers"
             )
@@ -92,23 +92,25 @@ class H5adFile:
     def gene_names(self, column: str | None) -> tuple[str, ...]:
         """Names of the genes of `X`: the index of `var`, whatever it is called, or a column of `var`.
 
-        Raises: Refused if the column is missing or a name is missing or occurs twice.
+        Raises: UserError if the column is missing or a name is missing or occurs twice.
         """
         where = "the index of var" if column is None else f"var column {column!r}"
         values = pd.Series(self._column("var", self._index("var") if column is None else column))
         if values.isna().any():
-            raise Refused(f"{self.path}: {where} has no gene name in rows {some(np.flatnonzero(values.isna()))}")
+            raise UserError(f"{self.path}: {where} has no gene name in rows {some(np.flatnonzero(values.isna()))}")
         names = tuple(values.astype(str))
         return self._unique(names, where, lambda: self._make_unique(column))
 
     def highly_variable(self) -> IntArray:
         """Columns of `X` that `var/highly_variable` marks.
 
-        Raises: Refused if that column is missing, not boolean, or marks nothing.
+        Raises: UserError if that column is missing, not boolean, or marks nothing.
         """
         marked = np.asarray(self._column("var", "highly_variable"))
         if marked.dtype != bool or not marked.any():
-            raise Refused(f"{self.path}: var column 'highly_variable' is {marked.dtype} and must be boolean with at least one True")
+            raise UserError(
+                f"{self.path}: var column 'highly_variable' is {marked.dtype} and must be boolean with at least one True"
+            )
         return np.flatnonzero(marked)
 
     def has_var(self, column: str) -> bool:
@@ -122,7 +124,7 @@ class H5adFile:
     def hvg_names(self, width: int, gene_column: str | None) -> tuple[str, ...]:
         """Names of the `width` columns of `obsm/X_hvg`: the genes marked in `var/highly_variable`, else `uns/hvg_names`.
 
-        Raises: Refused if neither has `width` names, saying what was seen.
+        Raises: UserError if neither has `width` names, saying what was seen.
         """
         seen = []
         if self._has("var", "highly_variable"):
@@ -137,7 +139,7 @@ class H5adFile:
             if len(listed) == width:
                 return self._unique(listed, "uns/hvg_names", lambda: f"list {width} different names there")
             seen.append(f"uns/hvg_names has {len(listed)}")
-        raise Refused(
+        raise UserError(
             f"{self.path}: the {width} columns of obsm/X_hvg have no gene names: "
             f"{' and '.join(seen) or 'there is neither var/highly_variable nor uns/hvg_names'}; "
             f"mark {width} genes in var/highly_variable or list {width} names in uns/hvg_names"
@@ -177,7 +179,7 @@ class H5adFile:
     def var_column(self, name: str) -> Any:
         """A column of `var`, as anndata reads it.
 
-        Raises: Refused if it is missing or cannot be read.
+        Raises: UserError if it is missing or cannot be read.
         """
         return self._column("var", name)
 
@@ -188,13 +190,13 @@ class H5adFile:
     def obsm_width(self, key: str) -> int:
         """Columns of `obsm/<key>`.
 
-        Raises: Refused if the key is missing or no matrix of numbers.
+        Raises: UserError if the key is missing or no matrix of numbers.
         """
         if not self.has_obsm(key):
             with self._naming("obsm"):
                 keys = list(self._file.get("obsm", ()))
             others = [*(["X"] if self.has_x else []), *self.other_matrices]
-            raise Refused(
+            raise UserError(
                 f"{self.path}: obsm has no key {key!r}{did_you_mean(key, keys)}; it has {some(keys) or 'none'} "
                 f"(outside of obsm there are {some(others) or 'no matrices'})"
             )
@@ -206,7 +208,7 @@ class H5adFile:
         Shape: rows (N,), columns (G,) or None -> (N, G) or (N, n_vars).
         """
         if not self.has_x:
-            raise Refused(f"{self.path}: there is no X")
+            raise UserError(f"{self.path}: there is no X")
         return self._read("X", rows, columns)
 
     def read_obsm(self, key: str, rows: IntArray, columns: IntArray | None = None) -> FloatArray:
@@ -260,10 +262,10 @@ class H5adFile:
         """What goes wrong while reading becomes a refusal that names the file and the cause."""
         try:
             yield
-        except (Refused, Failed, AssertionError):
+        except (UserError, RunError, AssertionError):
             raise
         except Exception as error:  # what h5py and anndata raise depends on the byte; anndata's own exceptions are not public
-            raise Refused(f"{self.path}: {why_not_read(self.path, what, self._handle, error)}") from error
+            raise UserError(f"{self.path}: {why_not_read(self.path, what, self._handle, error)}") from error
 
     def _index(self, frame: str) -> str:
         with self._naming(frame):
@@ -285,7 +287,7 @@ class H5adFile:
         group = self._file.get(frame)
         if not isinstance(group, h5py.Group) or "_index" not in group.attrs:
             lacks = f"{frame!r} lacks the attribute '_index'" if isinstance(group, h5py.Group) else f"no table {frame!r}"
-            raise Refused(
+            raise UserError(
                 f"{self.path}: HDF5, but not .h5ad as anndata has written it since 0.7: {lacks} "
                 f"(the file has {some(self._file) or 'nothing'}); write it again with anndata"
             )
@@ -295,7 +297,7 @@ class H5adFile:
     def _column(self, frame: str, name: str) -> Any:
         columns = self._columns(frame)
         if name not in (*columns, self._index(frame)):
-            raise Refused(
+            raise UserError(
                 f"{self.path}: {frame} has no column {name!r}{did_you_mean(name, columns)}; it has {some(columns) or 'none'}"
             )
         with self._naming(f"{frame}/{name}"):
@@ -308,13 +310,13 @@ class H5adFile:
         length = self.n_obs if frame == "obs" else self.n_vars
         shape = getattr(values, "shape", None)
         if shape != (length,):
-            raise Refused(f"{self.path}: {frame}/{name} has shape {shape}, but {frame} has {length} rows; write the file again")
+            raise UserError(f"{self.path}: {frame}/{name} has shape {shape}, but {frame} has {length} rows; write the file again")
         return values
 
     def _unique(self, names: tuple[str, ...], where: str, remedy: Callable[[], str]) -> tuple[str, ...]:
         found, counts = np.unique(np.array(names, dtype=object), return_counts=True)
         if len(found) < len(names):
-            raise Refused(f"{self.path}: {where} has gene names that occur more than once: {some(found[counts > 1])}; {remedy()}")
+            raise UserError(f"{self.path}: {where} has gene names that occur more than once: {some(found[counts > 1])}; {remedy()}")
         return names
 
     def _make_unique(self, column: str | None) -> str:
@@ -331,23 +333,23 @@ class H5adFile:
     def _open_matrix(self, name: str, stored: h5py.Group | h5py.Dataset) -> Matrix:
         kind = "dense" if isinstance(stored, h5py.Dataset) else str(stored.attrs.get("encoding-type"))
         if kind not in ("dense", "csr_matrix", "csc_matrix"):
-            raise Refused(f"{self.path}: {name} is stored as {kind}; accepted: dense, csr_matrix, csc_matrix")
+            raise UserError(f"{self.path}: {name} is stored as {kind}; accepted: dense, csr_matrix, csc_matrix")
         shape = tuple(int(n) for n in (stored.shape if kind == "dense" else stored.attrs["shape"]))
         dtype = stored.dtype if kind == "dense" else stored["data"].dtype
         if len(shape) != 2 or shape[0] != self.n_obs or (name == "X" and shape[1] != self.n_vars):
             expected = f"and {self.n_vars} genes" if name == "X" else "(accepted: a matrix with a row for each)"
-            raise Refused(f"{self.path}: {name} has shape {shape}, but there are {self.n_obs} cells {expected}")
+            raise UserError(f"{self.path}: {name} has shape {shape}, but there are {self.n_obs} cells {expected}")
         if shape[1] == 0:
-            raise Refused(f"{self.path}: {name} has no columns (shape {shape}); accepted: at least one")
+            raise UserError(f"{self.path}: {name} has no columns (shape {shape}); accepted: at least one")
         if dtype.kind not in "fiu":
-            raise Refused(f"{self.path}: {name} holds {dtype}; accepted: floating-point and integer numbers")
+            raise UserError(f"{self.path}: {name} holds {dtype}; accepted: floating-point and integer numbers")
         if kind == "dense":
             self._report_layout(name, stored, shape[1])
             return Dense(stored, shape[1])
         indptr = stored["indptr"][:].astype(np.int64)
         lengths = {len(stored["data"]), len(stored["indices"]), int(indptr[-1])}
         if len(indptr) != shape[kind == "csc_matrix"] + 1 or len(lengths) > 1 or np.any(np.diff(indptr) < 0):
-            raise Refused(
+            raise UserError(
                 f"{self.path}: {name} is damaged: its indptr does not fit its shape, data and indices; write the file again"
             )
         if kind == "csc_matrix":
@@ -376,11 +378,11 @@ class H5adFile:
 
 def _open(path: Path) -> h5py.File:
     if not os.path.isfile(path):  # Path.is_file() raises for a name that is too long or a folder that may not be entered
-        raise Refused(f"{path}: {why_no_file(path)}")
+        raise UserError(f"{path}: {why_no_file(path)}")
     try:
         return h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE_BYTES)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise Refused(f"{path}: {why_not_opened(path, error)}") from error
+        raise UserError(f"{path}: {why_not_opened(path, error)}") from error
 
 
 def _texts(attribute: Any) -> list[str]:

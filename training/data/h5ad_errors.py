@@ -8,7 +8,7 @@ from pathlib import Path
 
 import h5py
 
-from training.refusal import did_you_mean, some
+from training.errors import did_you_mean, some
 
 FILTERS = {
     1: "gzip",

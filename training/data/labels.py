@@ -18,7 +18,7 @@ from training.config import CellSetsConfig
 from training.data.combinations import SEPARATORS, joined_by, parts
 from training.data.h5ad import Labels
 from training.data.table import SPLITS, CellTable, key
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def identity(label: str, control: str, separator: str | None) -> tuple[str, ...]
 def check_labels(table: CellTable, config: CellSetsConfig) -> None:
     """Refuse labels that stand for no label, and one thing under two names where that spoils the split; warn where it may not.
 
-    Raises: Refused naming files, column, labels with their numbers of cells, and the line of Python that mends the files.
+    Raises: UserError naming files, column, labels with their numbers of cells, and the line of Python that mends the files.
     """
     perturbation = _Column(table, config.perturbation_column, table.perturbation)
     cell_type = _Column(table, config.cell_type_column, table.cell_type)
@@ -119,7 +119,7 @@ def _refuse_placeholders(column: _Column) -> None:
     names = [name for name in column.labels.names if name.strip().casefold() in PLACEHOLDERS and name != control]
     if names:
         drop = column.mended(names, f"adata = adata[~adata.obs[{column.name!r}].isin({names})].copy()")
-        raise Refused(
+        raise UserError(
             f"{some(column.paths(names))}: obs/{column.name}: {column.counted(names)}: such a word stands for no label; "
             f"give these cells their labels, or drop them: {drop}"
         )
@@ -129,7 +129,7 @@ def _refuse_twins_of_control(column: _Column, separator: str | None) -> None:
     control = column.table.control
     twins = [name for name in column.labels.names if name != control and not identity(name, control, separator)]
     if twins:
-        raise Refused(
+        raise UserError(
             f"{some(column.paths(twins))}: obs/{column.name}: {column.counted(twins)}: would be trained on as perturbations, "
             f"but name nothing besides the control {control!r}; make them controls: {column.renamed(dict.fromkeys(twins, control))}"
         )
@@ -189,7 +189,7 @@ def _refuse_leaks(column: _Column, twins: Sequence[Sequence[str]], place: IntArr
         if split != train and other is not None:
             new = column.one_name(group_of[code], held_out)
             here = "cell type" if column.labels is table.perturbation else "data set"
-            raise Refused(
+            raise UserError(
                 f"{split_file}: {held_out!r} of obs/{column.name} is held out, but {column.counted([other])} names the same thing "
                 f"and is trained on in the same {here}; make them one: {column.renamed(new)}"
                 f" (where {split_file} names {some(map(repr, new))}, write {held_out!r})"

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import scipy.sparse as sp
 
 from training.cells import FloatArray, IntArray
-from training.refusal import Refused
+from training.errors import UserError
 
 _SLOW_BYTES = {True: 32 * 2**10, False: 2**20}
 """Bytes of compressed (True) or plain chunks under one row above which a layout is reported: about 0.1 ms of a core, taking gzip
@@ -53,7 +53,7 @@ class Csr:
         """Rows `unique` (sorted), then in the order `inverse`.
 
         Shape: unique (U,), inverse (N,), columns (G,) or None -> (N, G) or (N, n_columns).
-        Raises: Refused for column indices beyond the matrix.
+        Raises: UserError for column indices beyond the matrix.
         """
         starts, stops = self.indptr[unique], self.indptr[unique + 1]
         indptr = np.concatenate([[0], np.cumsum(stops - starts)])
@@ -65,7 +65,7 @@ class Csr:
             indices[wanted] = self.indices[stored]
         if len(indices) and not 0 <= indices.min() <= indices.max() < self.n_columns:  # scipy would write out of bounds
             seen = f"column indices {indices.min()} to {indices.max()}, but {self.n_columns} columns"
-            raise Refused(f"{self.where} is damaged ({seen}); write the file again")
+            raise UserError(f"{self.where} is damaged ({seen}); write the file again")
         compact = sp.csr_matrix((data.astype(np.float32, copy=False), indices, indptr), (len(unique), self.n_columns))
         return (compact if columns is None else compact[:, columns])[inverse].toarray()
 

@@ -25,7 +25,7 @@ from training.cells import FloatArray
 from training.config import CellSetsConfig
 from training.data.combinations import has_idle_separator, parts
 from training.data.h5ad_errors import why_no_file
-from training.refusal import Failed, Refused, did_you_mean, some
+from training.errors import RunError, UserError, did_you_mean, some
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +43,11 @@ class PerturbationFeatures:
     def index(self, name: str) -> int:
         """Row of the perturbation in `vectors`.
 
-        Raises: Refused for a perturbation that has no vector.
+        Raises: UserError for a perturbation that has no vector.
         """
         at = bisect_left(self.names, name)
         if at == len(self.names) or self.names[at] != name:
-            raise Refused(
+            raise UserError(
                 f"perturbation {name!r} has no vector{did_you_mean(name, self.names)}; "
                 f"the {len(self.names)} known are {some(self.names)}"
             )
@@ -65,16 +65,16 @@ def read_features(path: Path) -> PerturbationFeatures:
 
     A .pt file is loaded with `weights_only=True`: it may hold tensors, but run no code.
 
-    Raises: Refused if the file is missing, unreadable or empty, or its vectors differ in length or are not finite.
+    Raises: UserError if the file is missing, unreadable or empty, or its vectors differ in length or are not finite.
     """
     vectors = {_name(path, name): _vector(path, name, values) for name, values in _load(path).items()}
     if not vectors:
-        raise Refused(f"{path}: the file is empty; accepted: one vector of features a perturbation")
+        raise UserError(f"{path}: the file is empty; accepted: one vector of features a perturbation")
     names = tuple(sorted(vectors))
     first = names[0]
     other = next((name for name in names if len(vectors[name]) != len(vectors[first])), None)
     if other is not None:
-        raise Refused(
+        raise UserError(
             f"{path}: vectors differ in length: {first!r} has {len(vectors[first])} values, {other!r} has {len(vectors[other])}; "
             "accepted: one length"
         )
@@ -87,7 +87,7 @@ def features_for(config: CellSetsConfig, names: Iterable[str]) -> tuple[Perturba
     Without a features file: one-hot. With one, a control that it lacks gets zeros; for other perturbations that it lacks
     `data.missing_features` decides.
 
-    Raises: Refused if perturbations lack features and the configuration says no more, or if all of them do.
+    Raises: UserError if perturbations lack features and the configuration says no more, or if all of them do.
     """
     wanted = tuple(sorted(set(names)))
     if config.perturbation_features_file is None:
@@ -99,7 +99,7 @@ def features_for(config: CellSetsConfig, names: Iterable[str]) -> tuple[Perturba
     missing = tuple(name for name in perturbations if name not in row)
     covered = f"{len(perturbations) - len(missing)} of {len(perturbations)} perturbations of the data have features"
     if missing and (config.missing_features == "refuse" or len(missing) == len(perturbations)):
-        raise Refused(
+        raise UserError(
             f"{path}: {covered}; missing: {some(missing, 50)}{did_you_mean(missing[0], known.names)}; "
             f"the file has {some(known.names, 5)}; name them alike, or set data.missing_features to zeros or drop"
             + (" (which needs at least one with features)" if len(missing) == len(perturbations) else "")
@@ -126,15 +126,15 @@ def write_perturbed_genes(path: Path, names: Iterable[str], control: str, separa
     is zeros. The genes found are logged; so are labels in which the separator joins nothing, each of which counts as one gene.
 
     Raises:
-        Refused: for a label that the format cannot hold, labels without any gene, a file name that ends otherwise than .npz, .pt or
-            .safetensors, or a file that exists or cannot be made.
-        Failed: if the disk is full. Nothing is left behind.
+        UserError: for a label that the format cannot hold, labels without any gene, a file name that ends otherwise than .npz,
+            .pt or .safetensors, or a file that exists or cannot be made.
+        RunError: if the disk is full. Nothing is left behind.
     """
     _check_target(path)
     genes_of = {name: parts(name, control, separator) for name in sorted(set(names))}
     place = {gene: i for i, gene in enumerate(sorted({gene for genes in genes_of.values() for gene in genes}))}
     if not place:
-        raise Refused(
+        raise UserError(
             f"{path}: no gene is perturbed in the labels {some(genes_of) or '(none)'} (control {control!r}); nothing to write"
         )
     if idle := [name for name in genes_of if has_idle_separator(name, separator)]:
@@ -153,9 +153,11 @@ def _check_target(path: Path) -> None:
     _check_suffix(path)
     if os.path.lexists(path):
         kind = "folder" if os.path.isdir(path) else "file"
-        raise Refused(f"{path}: there is a {kind} of this name already, which is not overwritten; remove it or choose another name")
+        raise UserError(
+            f"{path}: there is a {kind} of this name already, which is not overwritten; remove it or choose another name"
+        )
     if not os.path.isdir(path.parent):
-        raise Refused(f"{path}: there is no folder {path.parent}; make it first")
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
 
 
 def _encoded(path: Path, vectors: Mapping[str, FloatArray]) -> bytes:
@@ -166,7 +168,7 @@ def _encoded(path: Path, vectors: Mapping[str, FloatArray]) -> bytes:
         or (path.suffix == ".npz" and (name.endswith(".npy") or "\0" in name))  # numpy and zipfile would change it
     ]
     if unfit:
-        raise Refused(f"{path}: a {path.suffix} file cannot hold perturbations named {some(map(repr, unfit))}; write a .pt file")
+        raise UserError(f"{path}: a {path.suffix} file cannot hold perturbations named {some(map(repr, unfit))}; write a .pt file")
     if path.suffix == ".safetensors":
         return safetensors.numpy.save(dict(vectors))
     stream = io.BytesIO()
@@ -191,19 +193,19 @@ def _write_new(path: Path, content: bytes) -> None:
                 raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
-            raise Failed(f"{path}: the file cannot be written ({error.strerror}); nothing is left of it") from error
-        raise Refused(f"{path}: the file cannot be made ({error.strerror})") from error
+            raise RunError(f"{path}: the file cannot be written ({error.strerror}); nothing is left of it") from error
+        raise UserError(f"{path}: the file cannot be made ({error.strerror})") from error
 
 
 def _check_suffix(path: Path) -> None:
     if path.suffix not in (".npz", ".pt", ".safetensors"):
-        raise Refused(f"{path}: features end in {path.suffix or 'nothing'!r}; accepted: .npz, .pt, .safetensors")
+        raise UserError(f"{path}: features end in {path.suffix or 'nothing'!r}; accepted: .npz, .pt, .safetensors")
 
 
 def _load(path: Path) -> Mapping[Any, Any]:
     _check_suffix(path)
     if not os.path.isfile(path):
-        raise Refused(f"{path}: {why_no_file(path)} (data.perturbation_features_file)")
+        raise UserError(f"{path}: {why_no_file(path)} (data.perturbation_features_file)")
     try:
         if path.suffix == ".npz":
             with path.open("rb") as stream:
@@ -218,15 +220,15 @@ def _load(path: Path) -> Mapping[Any, Any]:
         if isinstance(error, pickle.UnpicklingError):  # torch's message is a page about trust
             reason = "it holds Python objects other than tensors" if zipfile.is_zipfile(path) else "torch.save did not write it"
             reason += "; save a dict of name -> tensor"
-        raise Refused(f"{path}: cannot be read as a {path.suffix} file of name -> vector: {reason}") from error
+        raise UserError(f"{path}: cannot be read as a {path.suffix} file of name -> vector: {reason}") from error
     if not isinstance(loaded, dict):
-        raise Refused(f"{path}: the file holds a {type(loaded).__name__}; accepted: a dictionary of name -> vector")
+        raise UserError(f"{path}: the file holds a {type(loaded).__name__}; accepted: a dictionary of name -> vector")
     return loaded
 
 
 def _name(path: Path, name: object) -> str:
     if not isinstance(name, str):
-        raise Refused(f"{path}: the key {name!r} is a {type(name).__name__}; accepted: names of perturbations")
+        raise UserError(f"{path}: the key {name!r} is a {type(name).__name__}; accepted: names of perturbations")
     return name
 
 
@@ -235,7 +237,7 @@ def _vector(path: Path, name: str, values: object) -> FloatArray:
         kind = "sparse" if values.layout != torch.strided else "quantized" if values.is_quantized else ""
         kind = kind or ("complex" if values.is_complex() else "without values" if values.is_meta else "")
         if kind:
-            raise Refused(f"{path}: {name!r} is a tensor that is {kind}; accepted: a dense vector of real numbers")
+            raise UserError(f"{path}: {name!r} is a tensor that is {kind}; accepted: a dense vector of real numbers")
         values = values.to(torch.float32).numpy(force=True)  # numpy knows no bfloat16
     if isinstance(values, np.ndarray) and values.ndim == 2 and len(values) == 1:
         values = values[0]  # a batch of one, as language models give it
@@ -243,9 +245,9 @@ def _vector(path: Path, name: str, values: object) -> FloatArray:
         shape = f" of shape {values.shape} and type {values.dtype}" if isinstance(values, np.ndarray) else ""
         flat = isinstance(values, np.ndarray) and values.ndim > 1 and values.size == max(values.shape)
         remedy = " (flatten() makes it one)" if flat else ""
-        raise Refused(f"{path}: {name!r} is a {type(values).__name__}{shape}; accepted: a vector of numbers{remedy}")
+        raise UserError(f"{path}: {name!r} is a {type(values).__name__}{shape}; accepted: a vector of numbers{remedy}")
     vector = values.astype(np.float32)
     bad = np.flatnonzero(~np.isfinite(vector))
     if len(bad):
-        raise Refused(f"{path}: {name!r} has {len(bad)} values that are not finite, the first {vector[bad[0]]} at {bad[0]}")
+        raise UserError(f"{path}: {name!r} has {len(bad)} values that are not finite, the first {vector[bad[0]]} at {bad[0]}")
     return vector

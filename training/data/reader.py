@@ -23,7 +23,7 @@ from training.data.gene_names import nothing_shared
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.values import Source, check_values, read_values
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class H5adReader:
         """Values in the order asked for, repeated where an index repeats.
 
         Shape: cells (N,) -> (N, D) for `input`, (N, G) for `genes`.
-        Raises: Refused if a value is NaN, infinite or (for genes) negative, naming file, row and column.
+        Raises: UserError if a value is NaN, infinite or (for genes) negative, naming file, row and column.
         """
         sources = self.inputs if representation == "input" else self.genes
         assert sources is not None, "the run has no gene decoder"
@@ -91,7 +91,7 @@ def open_reader(
         row_of_cell: row of each cell in its file.
         trained: the columns of a trained model: genes are then taken by name from every file, in this order, whatever else it has.
 
-    Raises: Refused if a file lacks a representation or a gene of the trained model, if files do not agree on the columns, or if
+    Raises: UserError if a file lacks a representation or a gene of the trained model, if files do not agree on the columns, or if
         values are not what is expected.
     """
     places = _places(config)
@@ -134,7 +134,7 @@ def _hvg_or_marked(file: H5adFile, config: CellSetsConfig) -> Source:
         whole = f"set data.output_space: all to predict the {file.n_vars} genes of X, or " if file.has_x else ""
         mark = ("adata.var['highly_variable'] = adata.var_names.isin(GENES)",
                 "adata.obsm['X_hvg'] = adata[:, adata.var['highly_variable']].X")  # fmt: skip
-        raise Refused(
+        raise UserError(
             f"{file.path}: data.output_space: {config.output_space} predicts highly variable genes beside data.embed_key: "
             f"{config.embed_key}, and the file has neither obsm/X_hvg nor var/highly_variable; {whole}add them, GENES being a list "
             f"of their names: {rewritten(file.path, *mark)}"
@@ -156,19 +156,19 @@ def _aligned(config: CellSetsConfig, files: Sequence[H5adFile], sources: Sequenc
     if odd is None:
         return tuple(sources)
     if not first.are_genes:
-        raise Refused(
+        raise UserError(
             f"{first.where} has {len(first.names)} columns in {files[0].path} and {len(sources[odd].names)} in {files[odd].path}; "
             "an embedding must have the same width in all files"
         )
     for file, source in zip(files, sources, strict=True):
         if set(first.names).isdisjoint(source.names):
-            raise Refused(nothing_shared(config, files[0], first, file, source))
+            raise UserError(nothing_shared(config, files[0], first, file, source))
     if config.gene_alignment == "refuse":
-        raise Refused(_difference(files[0], first, files[odd], sources[odd]))
+        raise UserError(_difference(files[0], first, files[odd], sources[odd]))
     shared = set(first.names).intersection(*(source.names for source in sources))
     names = tuple(name for name in first.names if name in shared)
     if not names:
-        raise Refused(
+        raise UserError(
             f"no gene of {first.where} is in all of {some(file.path for file in files)}; "
             f"{some((f'{file.path} has {some(source.names, 3)}' for file, source in zip(files, sources, strict=True)), 3)}; "
             "name the genes alike in all files, or leave files out"
@@ -206,7 +206,7 @@ def _as_trained(config: CellSetsConfig, file: H5adFile, find: FindSource, names:
     source = find(file, config)
     if not source.are_genes:
         if len(source.names) != len(names):
-            raise Refused(
+            raise UserError(
                 f"{file.path}: {source.where} has {len(source.names)} columns (accepted: {len(names)}, as the model was trained on)"
             )
         return source
@@ -218,7 +218,7 @@ def _as_trained(config: CellSetsConfig, file: H5adFile, find: FindSource, names:
             return _select(in_x, names)
     if missing:
         hint = "" if config.gene_name_column is None else f" in var column {config.gene_name_column!r}"
-        raise Refused(
+        raise UserError(
             f"{file.path}: {len(missing)} of the {len(names)} genes that the model was trained on are not in {source.where}: "
             f"{some(missing)}; accepted: all of them, in any order{hint} (the file has {some(source.names, 3)})"
         )

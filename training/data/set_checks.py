@@ -9,7 +9,7 @@ from training.cells import Split
 from training.config import CellSetsConfig
 from training.data.sets import Groups, cut
 from training.data.table import SPLITS, CellTable
-from training.refusal import Refused, some
+from training.errors import UserError, some
 
 log = logging.getLogger(__name__)
 
@@ -24,18 +24,18 @@ FEW_IN_SETS = 0.5
 def check_training_sets(table: CellTable, groups: Groups, config: CellSetsConfig, set_size: int) -> None:
     """Refuse training cells that make no sets, next to none of perturbed cells, or none of full size.
 
-    Raises: Refused naming the split file, the numbers, the cause and what to do.
+    Raises: UserError naming the split file, the numbers, the cause and what to do.
     """
     is_perturbed = ~table.is_control[groups.first]
     if not groups.gives_sets.any() and not is_perturbed.any():
         alone = f" but {len(groups.cells)} controls that share no set" if len(groups.cells) else ""
-        raise Refused(f"{config.split}: no cell is left to train on{alone}; name a data set in [training] or hold out less")
+        raise UserError(f"{config.split}: no cell is left to train on{alone}; name a data set in [training] or hold out less")
     n_cells, n_in_sets = _perturbed_in_sets(table, groups)
     if n_in_sets < FEWEST_IN_SETS * n_cells:
-        raise Refused(f"{config.split}: {_too_few(table, groups, config)} (accepted: {FEWEST_IN_SETS:.0%} or more)")
+        raise UserError(f"{config.split}: {_too_few(table, groups, config)} (accepted: {FEWEST_IN_SETS:.0%} or more)")
     largest = int(groups.sizes.argmax())
     if (size := int(groups.sizes[largest])) < set_size:
-        raise Refused(
+        raise UserError(
             f"{config.split}: set_size {set_size} is larger than every group of training cells; the largest, "
             f"{table.condition(groups.first[largest])}, has {size} (accepted: 2 to {size})"
         )
@@ -44,7 +44,7 @@ def check_training_sets(table: CellTable, groups: Groups, config: CellSetsConfig
 def check_validation_sets(table: CellTable, groups: Mapping[Split, Groups], split: Split, config: CellSetsConfig) -> None:
     """Refuse a split that is to validate and has no cells, or none that share a set.
 
-    Raises: Refused naming the split file, the perturbations and their cells, and what to do.
+    Raises: UserError naming the split file, the perturbations and their cells, and what to do.
     """
     validating = groups[split]
     if validating.gives_sets.any():
@@ -65,7 +65,7 @@ def check_validation_sets(table: CellTable, groups: Mapping[Split, Groups], spli
     if groups[other].gives_sets.any():
         mend.append("say data.validation: " + ("test (then the test is no longer held out)" if other == "test" else "split"))
     mend.append("say data.validation: none (and leave out trainer.val_every_steps and data.max_validation_sets)")
-    raise Refused(f"{config.split}: {what}, but data.validation is {config.validation}; {', or '.join(mend)}")
+    raise UserError(f"{config.split}: {what}, but data.validation is {config.validation}; {', or '.join(mend)}")
 
 
 def warn_of_sets(table: CellTable, groups: Sequence[Groups], config: CellSetsConfig, set_size: int) -> None:

@@ -34,7 +34,7 @@ from training.data.simulation_truth import (
     library_shares,
     states_from_uniforms,
 )
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 __all__ = ["SimulatedFiles", "Simulation", "simulate"]
 
@@ -77,15 +77,15 @@ def simulate(settings: Simulation, output: Path) -> SimulatedFiles:
     The cells are never in memory together: what is held grows with genes x conditions, not with genes x cells. The split file
     names `output` as it is given here: a relative path starts from the working directory, as in a hand-written split file.
 
-    Raises: Refused if `output` does not end in `.h5ad` or one of the three files exists; Failed if they cannot be written, and
+    Raises: UserError if `output` does not end in `.h5ad` or one of the three files exists; RunError if they cannot be written, and
         then none of them is.
     """
     if output.suffix != ".h5ad":
-        raise Refused(f"simulate: the output is {output}; accepted: a file name that ends in .h5ad")
+        raise UserError(f"simulate: the output is {output}; accepted: a file name that ends in .h5ad")
     files = SimulatedFiles.beside(output)
     for path in files.paths:
         if path.exists():
-            raise Refused(f"simulate: {path} exists and is not overwritten; delete it or give another name")
+            raise UserError(f"simulate: {path} exists and is not overwritten; delete it or give another name")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as folder:
@@ -94,7 +94,7 @@ def simulate(settings: Simulation, output: Path) -> SimulatedFiles:
             for path, done in zip(unfinished.paths, files.paths, strict=True):
                 path.rename(done)
     except (OSError, RuntimeError) as error:  # on a full disk h5py raises the latter when it closes the file
-        raise Failed(f"simulate: {output} could not be written: {error}") from error
+        raise RunError(f"simulate: {output} could not be written: {error}") from error
     return files
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from training.refusal import Refused, did_you_mean
+from training.errors import UserError, did_you_mean
 
 CONTROL = "control"
 CONTROL_FRACTION = 0.2
@@ -17,7 +17,7 @@ CONTROL_FRACTION = 0.2
 class Simulation:
     """Settings of a simulated screen.
 
-    Raises: Refused for a setting out of its range, or for settings that do not fit each other.
+    Raises: UserError for a setting out of its range, or for settings that do not fit each other.
     """
 
     n_cells: int = 5000
@@ -53,15 +53,15 @@ class Simulation:
         for name, (low, high) in self._ranges().items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise Refused(f"simulate: {name} is {value}; accepted: {low} to {high}")
+                raise UserError(f"simulate: {name} is {value}; accepted: {low} to {high}")
         smallest = ceil(2 * self.n_perturbations * self.n_cell_types / (1 - CONTROL_FRACTION))
         if self.n_cells < smallest:
-            raise Refused(
+            raise UserError(
                 f"simulate: n_cells is {self.n_cells}; accepted: {smallest} or more, for two cells of each of "
                 f"{self.n_perturbations} perturbations in each of {self.n_cell_types} cell types"
             )
         if not 2 <= self.n_held_out <= self.n_perturbations - 2:
-            raise Refused(
+            raise UserError(
                 f"simulate: held_out_fraction is {self.held_out_fraction}, which is {self.n_held_out} of "
                 f"{self.n_perturbations} perturbations; accepted: at least 2 held out and 2 to train on"
             )
@@ -70,24 +70,24 @@ class Simulation:
     def of(cls, words: Sequence[str]) -> "Simulation":
         """Settings from `KEY=VALUE` words; the others keep their defaults.
 
-        Raises: Refused naming the word and what is accepted.
+        Raises: UserError naming the word and what is accepted.
         """
         kinds = {field.name: field.type for field in fields(cls)}
         values: dict[str, Any] = {}
         for word in words:
             key, equals, text = word.partition("=")
             if not equals or key not in kinds:
-                raise Refused(
+                raise UserError(
                     f"simulate: {word}: no such setting{did_you_mean(key, kinds)} (accepted: KEY=VALUE with {', '.join(kinds)})"
                 )
             if key in values:
-                raise Refused(f"simulate: {key} is set twice: {values[key]} and {text}")
+                raise UserError(f"simulate: {key} is set twice: {values[key]} and {text}")
             kind = int if kinds[key] is int else float
             try:
                 values[key] = kind(text)
             except ValueError:
                 accepted = "a whole number" if kind is int else "a number"
-                raise Refused(f"simulate: {key} is {text}; accepted: {accepted}") from None
+                raise UserError(f"simulate: {key} is {text}; accepted: {accepted}") from None
         return cls(**values)
 
     @property

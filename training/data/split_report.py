@@ -10,7 +10,7 @@ import numpy as np
 from training.cells import Condition, IntArray, Split
 from training.data.sets import Groups, cut
 from training.data.table import SPLITS, UNUSED, CellTable
-from training.refusal import some
+from training.errors import some
 
 
 @dataclass(frozen=True)

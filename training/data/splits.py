@@ -25,7 +25,7 @@ from training.cells import Split
 from training.data.h5ad import Labels
 from training.data.h5ad_errors import why_no_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, SplitArray
-from training.refusal import Refused, did_you_mean, some
+from training.errors import UserError, did_you_mean, some
 
 TABLES = ("datasets", "training", "zeroshot", "fewshot")
 SUFFIXES = (".h5", ".h5ad")
@@ -61,7 +61,7 @@ class SplitFile:
 def read_split_file(path: Path) -> SplitFile:
     """Parse the TOML and check its form.
 
-    Raises: Refused naming the line (not TOML, a key set twice) or the table and key, and what is accepted.
+    Raises: UserError naming the line (not TOML, a key set twice) or the table and key, and what is accepted.
     """
     content = _parse(path)
     for table, entries in content.items():
@@ -99,7 +99,7 @@ def read_split_file(path: Path) -> SplitFile:
 def find_files(split: SplitFile) -> dict[str, tuple[Path, ...]]:
     """Files of each data set.
 
-    Raises: Refused if a path is missing, a pattern (or one of its {alternatives}) matches nothing, or two data sets share a file.
+    Raises: UserError if a path is missing, a pattern (or one of its {alternatives}) matches nothing, or two data sets share a file.
     """
     found: dict[str, tuple[Path, ...]] = {}
     owner: dict[str, str] = {}
@@ -117,7 +117,7 @@ def assign_splits(split: SplitFile, table: CellTable) -> SplitArray:
     """Split of each cell: a place in `SPLITS`, or `UNUSED`.
 
     Shape: (N,).
-    Raises: Refused if a cell type or perturbation of the split file matches no cell.
+    Raises: UserError if a cell type or perturbation of the split file matches no cell.
     """
     assigned = np.full(table.n_cells, UNUSED, np.int8)
     is_control = table.is_control
@@ -144,26 +144,26 @@ def assign_splits(split: SplitFile, table: CellTable) -> SplitArray:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         if os.path.islink(path) and not os.path.exists(path):
-            raise Refused(f"{path}: {why_no_file(path)} (data.split)")
+            raise UserError(f"{path}: {why_no_file(path)} (data.split)")
         text = path.read_text(encoding="utf-8-sig")  # Windows' editors begin a file with a byte order mark
     except (FileNotFoundError, NotADirectoryError):
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.toml")))
         start = "" if path.is_absolute() else f"; relative paths start at the working directory {Path.cwd()}"
-        raise Refused(f"{path}: no such split file{near}{start} (data.split)") from None
+        raise UserError(f"{path}: no such split file{near}{start} (data.split)") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{path}: not a readable split file: {error} (data.split)") from None
+        raise UserError(f"{path}: not a readable split file: {error} (data.split)") from None
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise Refused(f"{path}: not TOML: brackets are nested too deeply") from None
+        raise UserError(f"{path}: not TOML: brackets are nested too deeply") from None
     except ValueError as error:  # a TOMLDecodeError, or Python's own for a number of thousands of digits
         line = re.search(r"at line (\d+)", str(error))
         shown = f": {text.splitlines()[int(line[1]) - 1].strip()}" if line else ""
-        raise Refused(f"{path}: not TOML: {error}{shown}") from None
+        raise UserError(f"{path}: not TOML: {error}{shown}") from None
 
 
 def _refuse(path: Path, where: str, why: str) -> NoReturn:
-    raise Refused(f"{path}: {where}: {why}")
+    raise UserError(f"{path}: {where}: {why}")
 
 
 def _words(path: Path, table: str, content: Mapping[str, Any]) -> dict[str, str]:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from training.cells import Condition, IntArray, Split
 from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile, Labels
-from training.refusal import Refused, did_you_mean, some
+from training.errors import UserError, did_you_mean, some
 
 BoolArray = npt.NDArray[np.bool_]
 SplitArray = npt.NDArray[np.int8]
@@ -92,7 +92,7 @@ def key(*columns: Labels) -> IntArray:
 def read_table(files: Mapping[str, Sequence[H5adFile]], config: CellSetsConfig) -> CellTable:
     """Table of all cells of all data sets, datasets in sorted order; every cell is still `UNUSED`.
 
-    Raises: Refused if a column is missing or a file has no cell with the control label.
+    Raises: UserError if a column is missing or a file has no cell with the control label.
     """
     datasets = [(name, file) for name in sorted(files) for file in files[name]]
     perturbations = [_perturbations(file, config) for _, file in datasets]
@@ -114,7 +114,7 @@ def _perturbations(file: H5adFile, config: CellSetsConfig) -> Labels:
     labels = file.labels(config.perturbation_column)
     if config.control not in labels.names:
         near = did_you_mean(config.control, labels.names) or f" (labels: {some(labels.names)})"
-        raise Refused(f"{file.path}: no cell of obs/{config.perturbation_column} has the control label {config.control!r}{near}")
+        raise UserError(f"{file.path}: no cell of obs/{config.perturbation_column} has the control label {config.control!r}{near}")
     return labels
 
 

@@ -17,7 +17,7 @@ from training.data.elsewhere import NORMALISE, elsewhere
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.kinds import KINDS, MAX_LOG1P, Evidence, evidence_of, rows_to_look_at
-from training.refusal import Refused
+from training.errors import UserError
 
 SAMPLED_ROWS = 20_000
 """Cells of a file that are checked before a run; every cell is checked for impossible values when it is read."""
@@ -57,7 +57,7 @@ def read_values(file: H5adFile, source: Source, rows: IntArray) -> FloatArray:
     """Values of the rows asked for, each of them possible.
 
     Shape: rows (N,) -> (N, number of columns taken).
-    Raises: Refused for a value that is NaN, infinite or, in genes, negative, naming file, row and column.
+    Raises: UserError for a value that is NaN, infinite or, in genes, negative, naming file, row and column.
     """
     values = _stored(file, source, rows)
     if not _is_possible(source, values):
@@ -113,11 +113,11 @@ class _Seen:
 def check_values(file: H5adFile, source: Source, expected: Literal["log1p", "counts"]) -> None:
     """Reads up to 20,000 cells, spread evenly over the file, and refuses genes that are not what the run expects.
 
-    Raises: Refused for another kind of values than expected, with what was seen and the line that makes it right; for impossible
+    Raises: UserError for another kind of values than expected, with what was seen and the line that makes it right; for impossible
         values; and where there is no `X`.
     """
     if source.obsm_key is None and not file.has_x:
-        raise Refused(f"{file.path}: there is no X; name an obsm key in data.embed_key, or add X{elsewhere(file, expected)}")
+        raise UserError(f"{file.path}: there is no X; name an obsm key in data.embed_key, or add X{elsewhere(file, expected)}")
     seen = _Seen()
     sample = np.unique(np.linspace(0, file.n_obs - 1, min(file.n_obs, SAMPLED_ROWS)).astype(np.int64))
     for first in range(0, len(sample), _ROWS_AT_A_TIME):
@@ -145,7 +145,7 @@ def _check_counts(file: H5adFile, source: Source, seen: _Seen) -> None:
         remedy = "set data.values: log1p"
     else:
         remedy = f"these are {KINDS[evidence.kind]}"
-    raise Refused(
+    raise UserError(
         f"{file.path}: {source.where} is not raw counts, which data.values: counts expects: {seen}{_told(evidence, source)}; "
         f"accepted: whole numbers; {remedy}{_elsewhere(file, source, 'counts')}"
     )
@@ -158,13 +158,13 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
         if source.obsm_key is None:
             line = rewritten(file.path, *NORMALISE, modules="anndata, scanpy as sc")
             normalise = f"set data.values: counts, or make them log1p values: {line}"
-        raise Refused(
+        raise UserError(
             f"{start.format('raw counts')}{seen}; accepted: not all whole, none above {MAX_LOG1P:g}; "
             f"{normalise}{_elsewhere(file, source, 'log1p')}"
         )
     evidence, of_x = _evidence(file, source)
     if evidence is not None and evidence.kind != "log1p":
-        raise Refused(
+        raise UserError(
             f"{start.format(KINDS[evidence.kind])}{evidence.told('X' if of_x else source.where)}; {seen}; "
             f"{_remedy(file, source, evidence, of_x)}"
         )
@@ -172,7 +172,7 @@ def _check_log1p(file: H5adFile, source: Source, seen: _Seen) -> None:
         logged = rewritten(file.path, f"{source.place} = np.log1p({source.place})", modules="anndata, numpy as np")
         base_2 = rewritten(file.path, f"{source.place} = {source.place} * {_LN2}")
         may_be_base_2 = f"; if they are log2(x + 1) instead: {base_2}" if seen.highest <= MAX_LOG1P / _LN2 else ""
-        raise Refused(
+        raise UserError(
             f"{start.format('normalised counts without a logarithm')}{seen}; accepted: none above {MAX_LOG1P:g}; "
             f"take the logarithm: {logged}{may_be_base_2}"
         )
@@ -245,7 +245,7 @@ def _refuse_impossible(file: H5adFile, source: Source, rows: IntArray, values: F
     if len(found) == 0:
         return  # minus zero
     row, column = found[0]
-    raise Refused(
+    raise UserError(
         f"{file.path}: {source.where} has the value {values[row, column]:g} in row {rows[row]}, column {source.names[column]!r} "
         f"({len(found)} such values in the {len(rows)} rows read); "
         f"accepted: finite numbers{', 0 or above' if source.are_genes else ''}{looks}"

@@ -19,11 +19,11 @@ from training.cells import Condition, ControlCells, FloatArray, IntArray, Predic
 from training.data.assemble import Cells
 from training.data.set_aside import LEAST_CELLS
 from training.data.table import SPLITS
+from training.errors import UserError, some
 from training.evaluation import metrics
 from training.evaluation.draws import control_halves, drawn, halves, mean_cell, mean_cells
 from training.evaluation.metrics import METRICS, Metric
 from training.evaluation.shifts import context_of
-from training.refusal import Refused, some
 
 log = logging.getLogger(__name__)
 
@@ -77,12 +77,12 @@ def evaluate(cells: Cells, split: Split, predictors: Sequence[Predictor], all_co
         predictors: Each starts from the same control cells.
         all_controls_measure: Whether the controls were trained on, so that all of them measure, and the figures flatter the model.
 
-    Raises: Refused if the split has no perturbed cells, or too few controls measure in every cell type.
+    Raises: UserError if the split has no perturbed cells, or too few controls measure in every cell type.
     """
     conditions = cells.conditions(split)
     if not conditions:
         having = [name for name in SPLITS if cells.conditions(name)]
-        raise Refused(f"{cells.config.split}: no perturbed cells are in split {split} (splits with some: {', '.join(having)})")
+        raise UserError(f"{cells.config.split}: no perturbed cells are in split {split} (splits with some: {', '.join(having)})")
     log.info("evaluate: %d conditions of split %s, %d predictors", len(conditions), split, len(predictors))
     scores: list[Score] = []
     n_controls: dict[str, int] = {}
@@ -98,7 +98,7 @@ def evaluate(cells: Cells, split: Split, predictors: Sequence[Predictor], all_co
             scores += judge.scores(condition, predictors)
         log.info("evaluate: %s of %s: %d conditions done", context[1], context[0], len(members))
     if all(n < LEAST_CELLS for n in n_controls.values()):
-        raise Refused(_too_few_controls(cells, n_controls, all_controls_measure))
+        raise UserError(_too_few_controls(cells, n_controls, all_controls_measure))
     return Measured(tuple(scores), n_controls)
 
 

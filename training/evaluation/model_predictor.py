@@ -7,8 +7,8 @@ import torch
 
 from training.cells import Condition, ControlCells, FloatArray, IntArray
 from training.checkpoints.model_file import ModelCard
+from training.errors import RunError
 from training.models.state_transition import StateTransition
-from training.refusal import Failed
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ModelPredictor:
         """Predicted cells in the judged representation; None for a perturbation without a vector.
 
         Shape: controls of N cells -> (N, J).
-        Raises: Failed if a predicted value is NaN or infinite.
+        Raises: RunError if a predicted value is NaN or infinite.
         """
         if not self.knows(condition.perturbation):
             return None
@@ -55,7 +55,7 @@ class ModelPredictor:
         """Predicted cells of both heads, one for each control.
 
         Shape: controls (N, D), gem_group (N,).
-        Raises: Failed if a predicted value is NaN or infinite.
+        Raises: RunError if a predicted value is NaN or infinite.
         """
         row = self._row_of[perturbation]
         vector = self.card.perturbation_vectors[row : row + 1].to(self.device)
@@ -66,7 +66,7 @@ class ModelPredictor:
         genes = [window.genes for window in predicted if window.genes is not None]
         whole = PredictedCells(np.concatenate([window.cells for window in predicted]), np.concatenate(genes) if genes else None)
         if not (np.isfinite(whole.cells).all() and np.isfinite(whole.judged).all()):
-            raise Failed(f"the model predicts NaN or infinite values for perturbation {perturbation}: its weights are of no use")
+            raise RunError(f"the model predicts NaN or infinite values for perturbation {perturbation}: its weights are of no use")
         return whole
 
     def windows(self, n: int) -> list[slice]:

@@ -13,11 +13,11 @@ import pandas as pd
 from training.cells import IntArray
 from training.checkpoints.model_file import ModelCard
 from training.data.assemble import Cells
+from training.errors import RunError, UserError, some
 from training.evaluation.draws import drawn
 from training.evaluation.evaluate import gem_groups_of
 from training.evaluation.model_predictor import ModelPredictor
 from training.evaluation.requests import Request
-from training.refusal import Failed, Refused, some
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +44,8 @@ def predict(cells: Cells, predictor: ModelPredictor, requests: Sequence[Request]
     `obsm[embed_key]` the predicted embedding; a run that predicts an embedding alone has no `X`. One window of `set_size` cells
     is in memory at a time. The file appears under its name when it is complete.
 
-    Raises: Refused if `output` does not end in .h5ad, cannot be written, or is a file that holds no predictions of ours.
-        Failed if a predicted value is not finite or the disk is full.
+    Raises: UserError if `output` does not end in .h5ad, cannot be written, or is a file that holds no predictions of ours.
+        RunError if a predicted value is not finite or the disk is full.
     """
     _refuse_place(output)
     for request in requests:
@@ -56,13 +56,13 @@ def predict(cells: Cells, predictor: ModelPredictor, requests: Sequence[Request]
         output.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()
     except OSError as error:
-        raise Refused(f"{output}: cannot be written: {error.filename}: {error.strerror}") from None
+        raise UserError(f"{output}: cannot be written: {error.filename}: {error.strerror}") from None
     try:
         _write_frame(partial, cells, predictor.card, requests, starts, provenance)
         _stream(partial, cells, predictor, requests, starts)
         partial.replace(output)
     except OSError as error:
-        raise Failed(f"{output}: could not be written to the end: {error}") from error
+        raise RunError(f"{output}: could not be written to the end: {error}") from error
     finally:
         partial.unlink(missing_ok=True)
     log.info("predict: %d cells of %d conditions in %s", sum(map(len, starts)), len(requests), output)
@@ -70,9 +70,9 @@ def predict(cells: Cells, predictor: ModelPredictor, requests: Sequence[Request]
 
 def _refuse_place(output: Path) -> None:
     if output.suffix != ".h5ad":
-        raise Refused(f"{output}: predictions are written to an .h5ad file")
+        raise UserError(f"{output}: predictions are written to an .h5ad file")
     if output.exists() and not _holds_predictions(output):
-        raise Refused(f"{output}: exists already and holds no predictions of this project; it is not overwritten")
+        raise UserError(f"{output}: exists already and holds no predictions of this project; it is not overwritten")
 
 
 def _holds_predictions(path: Path) -> bool:

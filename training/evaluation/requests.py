@@ -14,7 +14,7 @@ from training.config import CellSetsConfig
 from training.data.assemble import Cells
 from training.data.labels import identity
 from training.data.table import CellTable
-from training.refusal import Refused, did_you_mean, some
+from training.errors import UserError, did_you_mean, some
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ class Request:
 def requests_of_split(cells: Cells, split: Split) -> tuple[Request, ...]:
     """As many predicted cells for every condition of a split as it has real ones.
 
-    Raises: Refused if the split has no perturbed cells.
+    Raises: UserError if the split has no perturbed cells.
     """
     requests = [Request(condition, len(cells.cells_of(condition, split))) for condition in cells.conditions(split)]
     if not requests:
         having = [name for name in ("train", "val", "test") if cells.conditions(name)]
-        raise Refused(f"{cells.config.split}: no perturbed cells are in split {split} (splits with some: {', '.join(having)})")
+        raise UserError(f"{cells.config.split}: no perturbed cells are in split {split} (splits with some: {', '.join(having)})")
     return tuple(requests)
 
 
@@ -54,7 +54,7 @@ def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) 
     `perturbations` are the names that the model has vectors for: those of the data, and those of the features file. Another name
     for one of them (`B+A` for `A+B`, `A+control` for `A`) is taken for it, and logged.
 
-    Raises: Refused naming file, line, value and what is accepted, for the first row that cannot be predicted.
+    Raises: UserError naming file, line, value and what is accepted, for the first row that cannot be predicted.
     """
     contexts, known, other_names = _contexts(cells.table), frozenset(perturbations), _OtherNames(cells, perturbations)
     line_of: dict[Condition, int] = {}
@@ -65,14 +65,14 @@ def requests_of_table(path: Path, cells: Cells, perturbations: Collection[str]) 
             log.info("%s: %s is taken for %s, which names the same perturbations", where, row["perturbation"], name)
             row["perturbation"] = name
         if row["perturbation"] not in known:
-            raise Refused(_unknown(where, "perturbation", row["perturbation"], perturbations))
+            raise UserError(_unknown(where, "perturbation", row["perturbation"], perturbations))
         condition = Condition(_dataset(where, row, contexts), row["cell_type"], row["perturbation"])
         if condition in line_of:
-            raise Refused(f"{where}: {_told(row)}: line {line_of[condition]} asks for the same condition; put them into one row")
+            raise UserError(f"{where}: {_told(row)}: line {line_of[condition]} asks for the same condition; put them into one row")
         line_of[condition] = line
         requests.append(Request(condition, _n_cells(where, row["n_cells"])))
     if not requests:
-        raise Refused(f"{path}: no rows below the header, so there is nothing to predict")
+        raise UserError(f"{path}: no rows below the header, so there is nothing to predict")
     return tuple(requests)
 
 
@@ -107,7 +107,7 @@ def _contexts(table: CellTable) -> dict[str, tuple[str, ...]]:
 
 def _rows(path: Path, config: CellSetsConfig) -> list[tuple[int, dict[str, str]]]:
     if path.suffix not in SEPARATORS:
-        raise Refused(f"{path}: a table of what to predict ends in {' or '.join(SEPARATORS)}")
+        raise UserError(f"{path}: a table of what to predict ends in {' or '.join(SEPARATORS)}")
     named = {config.perturbation_column: "perturbation", config.cell_type_column: "cell_type"}
     named |= {column: column for column in (*REQUIRED, *OPTIONAL)}
     try:
@@ -115,16 +115,16 @@ def _rows(path: Path, config: CellSetsConfig) -> list[tuple[int, dict[str, str]]
             reader = csv.reader(file, delimiter=_separator(path, file, named), strict=True)
             lines = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if any(cell.strip() for cell in row)]
     except FileNotFoundError:
-        raise Refused(f"{path}: no such table") from None
+        raise UserError(f"{path}: no such table") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise Refused(f"{path}: not a readable table: {error}") from None
+        raise UserError(f"{path}: not a readable table: {error}") from None
     if lines and not lines[0][1][0]:  # an index, as pandas writes it
         lines = [(line, row[1:]) for line, row in lines]
     header = [named.get(column, column) for column in lines[0][1]] if lines else []
     _check_header(path, header, lines[0][1] if lines else [], named)
     for line, row in lines[1:]:
         if len(row) != len(header):
-            raise Refused(f"{path}:{line}: {len(row)} values ({some(row)}) for {len(header)} columns ({', '.join(header)})")
+            raise UserError(f"{path}:{line}: {len(row)} values ({some(row)}) for {len(header)} columns ({', '.join(header)})")
     return [(line, dict(zip(header, row, strict=True))) for line, row in lines[1:]]
 
 
@@ -144,32 +144,34 @@ def _check_header(path: Path, header: Sequence[str], written: Sequence[str], nam
     """`header` has our names of the columns, `written` those of the file."""
     for column in header:
         if column not in named:
-            raise Refused(_unknown(f"{path}:1", "column", column, named))
+            raise UserError(_unknown(f"{path}:1", "column", column, named))
         if header.count(column) > 1:
             same = [other for name, other in zip(header, written, strict=True) if name == column]
             times = f"{len(same)} times{'' if len(set(same)) == 1 else f', as {some(same)}'}"
-            raise Refused(f"{path}:1: column {column} stands there {times}")
+            raise UserError(f"{path}:1: column {column} stands there {times}")
     for column in REQUIRED:
         if column not in header:
             also = next((f" or {other}" for other, name in named.items() if name == column != other), "")
             needed = f"columns: {', '.join(written) or 'none'}; needed: {', '.join(REQUIRED)}"
-            raise Refused(f"{path}:1: no column {column}{also} ({needed})")
+            raise UserError(f"{path}:1: no column {column}{also} ({needed})")
 
 
 def _dataset(where: str, row: Mapping[str, str], contexts: Mapping[str, tuple[str, ...]]) -> str:
     if row["cell_type"] not in contexts:
-        raise Refused(_unknown(where, "cell_type", row["cell_type"], contexts))
+        raise UserError(_unknown(where, "cell_type", row["cell_type"], contexts))
     datasets, dataset = contexts[row["cell_type"]], row.get("dataset", "")
     if dataset and dataset not in datasets:
-        raise Refused(_unknown(where, f"dataset of {row['cell_type']}", dataset, datasets))
+        raise UserError(_unknown(where, f"dataset of {row['cell_type']}", dataset, datasets))
     if not dataset and len(datasets) > 1:
-        raise Refused(f"{where}: cell_type {row['cell_type']} is in the data sets {some(datasets)}: say which in a column dataset")
+        raise UserError(
+            f"{where}: cell_type {row['cell_type']} is in the data sets {some(datasets)}: say which in a column dataset"
+        )
     return dataset or datasets[0]
 
 
 def _n_cells(where: str, value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) <= len(str(MAX_CELLS_A_ROW)) and 0 < int(value) <= MAX_CELLS_A_ROW):
-        raise Refused(f"{where}: n_cells {value[:40]!r}: a whole number of at least 1 and at most {MAX_CELLS_A_ROW:,} is wanted")
+        raise UserError(f"{where}: n_cells {value[:40]!r}: a whole number of at least 1 and at most {MAX_CELLS_A_ROW:,} is wanted")
     return int(value)
 
 

@@ -22,13 +22,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from training.cells import CellSetBatch, RunLength
 from training.checkpoints.model_file import CARD, ModelCard
 from training.config import OptimConfig, PerturbationConfig
+from training.errors import RunError
 from training.losses.energy import energy_distance_unbiased
 from training.losses.set_loss import set_loss
 from training.models.state_transition import Prediction, StateTransition
 from training.objectives.data_wait import DataWait
 from training.optim.param_groups import build_optimizer
 from training.optim.schedule import lr_multiplier
-from training.refusal import Failed
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +190,7 @@ class Perturbation(L.LightningModule):
     def _finite(self, values: dict[str, float]) -> dict[str, float]:
         for name, value in values.items():
             if not np.isfinite(value):
-                raise Failed(
+                raise RunError(
                     f"step {self.trainer.global_step}: {name} is {value}; training cannot go on from here. Start a new run with a "
                     "lower optim.lr or optim.gradient_clip_norm; the checkpoints that are there have finite weights."
                 )

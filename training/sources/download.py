@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from training.refusal import Failed
+from training.errors import RunError
 
 log = logging.getLogger(__name__)
 
@@ -81,10 +81,10 @@ class Progress:
     def add(self, n: int) -> None:
         """Count `n` more bytes.
 
-        Raises: Failed once `stop` was called: another file of the same source could not be brought.
+        Raises: RunError once `stop` was called: another file of the same source could not be brought.
         """
         if self._stopped:
-            raise Failed(f"{self._what}: stopped")
+            raise RunError(f"{self._what}: stopped")
         with self._lock:
             self.bytes += n
             now = time.monotonic()
@@ -94,7 +94,7 @@ class Progress:
                 log.info("%s: %s%s, %s/s", self._what, size_text(self.bytes), of, size_text(self.bytes / (now - self._start)))
 
 
-class HttpError(Failed):
+class HttpError(RunError):
     """The server's no: its status and headers, for who knows what they mean."""
 
     def __init__(self, message: str, status: int, headers: Message) -> None:
@@ -112,7 +112,7 @@ def is_right(path: Path, remote: Remote) -> bool:
 def download(remote: Remote, path: Path, progress: Progress) -> None:
     """Bring a file; what an earlier try left in PATH.partial is gone on with.
 
-    Raises: HttpError for what the server refuses; Failed if it cannot be reached, the disk is too small, or the hash is another.
+    Raises: HttpError for what the server refuses; RunError if it cannot be reached, the disk is too small, or the hash is another.
     """
     partial = path.with_name(f"{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def download(remote: Remote, path: Path, progress: Progress) -> None:
         idle_tries = 0 if _size(partial) > most else idle_tries + 1
         most = max(most, _size(partial))
         if idle_tries >= TRIES:
-            raise Failed(f"{remote.shown}: {error}; check the network, then run it again: it goes on where it stopped")
+            raise RunError(f"{remote.shown}: {error}; check the network, then run it again: it goes on where it stopped")
         log.warning("%s: %s; trying again", remote.shown, error)
         time.sleep(WAIT_SECONDS * 2 ** max(0, idle_tries - 1))
     _accept(remote, partial, path)
@@ -149,11 +149,11 @@ def size_text(n: float) -> str:
 def need_space(needed: int, folder: Path, shown: str) -> None:
     """Stop before a download that cannot fit.
 
-    Raises: Failed naming what is needed and what is free.
+    Raises: RunError naming what is needed and what is free.
     """
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise Failed(
+        raise RunError(
             f"{shown}: needs {size_text(needed)}, but {folder} has {size_text(free)} free; make room or take a larger disk"
         )
 
@@ -163,7 +163,7 @@ def _accept(remote: Remote, partial: Path, path: Path) -> None:
     if found != remote.digest:
         partial.unlink()
         _validator_file(partial).unlink(missing_ok=True)
-        raise Failed(f"{remote.shown}: what came has {found}, but {remote.digest} is asked for; it was removed")
+        raise RunError(f"{remote.shown}: what came has {found}, but {remote.digest} is asked for; it was removed")
     partial.rename(path)
     _validator_file(partial).unlink(missing_ok=True)
 

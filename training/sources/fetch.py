@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.bucket.bucket import Stored, open_bucket
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.sources import hub, record
 from training.sources.download import Digest, HttpError, Progress, Remote, download, is_right, need_space, size_text
 from training.sources.parse import Gcs, Hub, Local, Wanted, Web, read_json
@@ -32,7 +32,7 @@ def fetch_all(file: Path, root: Path) -> None:
     of change are those of the last verification are not read again; https:// and hf:// then ask no network either. The list of a
     gs:// prefix is asked for each time: it has no revision.
 
-    Raises: Refused for what no retry mends (an unknown revision, an empty prefix); Failed for the rest.
+    Raises: UserError for what no retry mends (an unknown revision, an empty prefix); RunError for the rest.
     """
     wanted = read_json(file)
     data = root / "data"
@@ -43,7 +43,7 @@ def fetch_all(file: Path, root: Path) -> None:
             try:
                 _bring(each, place)
             except OSError as error:
-                raise Failed(f"{each.source}: {error}") from None
+                raise RunError(f"{each.source}: {error}") from None
 
 
 def outstanding(file: Path, root: Path) -> tuple[Wanted, ...]:
@@ -51,7 +51,7 @@ def outstanding(file: Path, root: Path) -> tuple[Wanted, ...]:
 
     Asks no network and reads no data. What has changed below a gs:// prefix since is not seen.
 
-    Raises: Refused if `file` is not a list of sources.
+    Raises: UserError if `file` is not a list of sources.
     """
     data = root / "data"
     known = record.read(data)
@@ -91,7 +91,7 @@ def _bring(wanted: Wanted, place: _Place) -> None:
             commit = _commit(source, wanted.to, place, before)
             files, n_bytes = _bring_hub(source, commit, target, place)
         case Local():
-            raise Refused(f"{source}: a local source is copied by the laptop, not fetched")
+            raise UserError(f"{source}: a local source is copied by the laptop, not fetched")
     _remove_left_over(before, files, target)
     place.remember(wanted.to, Brought(str(source), commit, files))
     total, seconds = sum(file.size for file in files), time.monotonic() - start
@@ -153,7 +153,7 @@ def _bring_gcs(source: Gcs, to: str, place: _Place, before: Brought | None) -> t
     bucket, target = open_bucket(str(source)), place.data / to
     objects = bucket.listing("")
     if not objects:
-        raise Refused(
+        raise UserError(
             f"{source}: there is nothing below this prefix (accepted: a folder of the bucket; for one object, the folder it is in)"
         )
     _refuse_mixed(is_folder=True, target=target, shown=str(source))
@@ -185,7 +185,7 @@ def _remove_left_over(before: Brought | None, files: tuple[Kept, ...], target: P
 def _refuse_mixed(is_folder: bool, target: Path, shown: str) -> None:
     if target.exists() and target.is_dir() != is_folder:
         has, is_ = ("folder", "file") if target.is_dir() else ("file", "folder")
-        raise Refused(f"{shown}: is a {is_}, but {target} is a {has}; move it away")
+        raise UserError(f"{shown}: is a {is_}, but {target} is a {has}; move it away")
 
 
 def _partial_size(path: Path) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.refusal import Failed, Refused, did_you_mean, some
+from training.errors import RunError, UserError, did_you_mean, some
 from training.sources.download import Digest, HttpError, Remote
 from training.sources.parse import Hub
 from training.untrusted import file_below
@@ -32,19 +32,19 @@ class Access:
 def commit_of(source: Hub, access: Access) -> str:
     """The commit that the revision names at this moment.
 
-    Raises: Refused for an unknown repository or revision; Failed if the hub cannot be reached or does not let us in.
+    Raises: UserError for an unknown repository or revision; RunError if the hub cannot be reached or does not let us in.
     """
     with _plainly(source, access):
         info = _api(access).repo_info(source.repo, repo_type=source.kind, revision=source.revision, timeout=TIMEOUT_SECONDS)
     if not info.sha:
-        raise Failed(f"{source}: the hub names no commit for {source.revision}; name one: 40 hex digits")
+        raise RunError(f"{source}: the hub names no commit for {source.revision}; name one: 40 hex digits")
     return str(info.sha)
 
 
 def files_of(source: Hub, commit: str, access: Access) -> dict[str, Remote]:
     """The files at a commit: name below the target (empty where the source is one file) -> where it is and what it must be.
 
-    Raises: Refused for an unknown repository, revision or path; Failed if the hub cannot be reached or does not let us in.
+    Raises: UserError for an unknown repository, revision or path; RunError if the hub cannot be reached or does not let us in.
     """
     from huggingface_hub import RepoFile, hf_hub_url
 
@@ -59,7 +59,7 @@ def files_of(source: Hub, commit: str, access: Access) -> dict[str, Remote]:
     chosen = [source.path] if source.path in entries else [path for path in entries if path.startswith(below)]
     if not chosen:
         near = did_you_mean(source.path, entries)
-        raise Refused(
+        raise UserError(
             f"{source}: there is no {source.path or 'file'} at this revision{near} (it has: {some(sorted(entries)) or 'nothing'})"
         )
     remotes = {}
@@ -73,7 +73,7 @@ def files_of(source: Hub, commit: str, access: Access) -> dict[str, Remote]:
     return remotes
 
 
-def explained(error: HttpError, source: Hub, access: Access) -> Failed:
+def explained(error: HttpError, source: Hub, access: Access) -> RunError:
     """What the hub's no to a download means."""
     if error.headers.get("X-Error-Code") == "GatedRepo":
         return _gated(source, access)
@@ -93,7 +93,7 @@ def _plainly(source: Hub, access: Access) -> Iterator[None]:
     except hub.GatedRepoError:
         raise _gated(source, access) from None
     except hub.RevisionNotFoundError:
-        raise Refused(
+        raise UserError(
             f"{source}: {source.repo} has no revision {source.revision} (accepted: a commit, branch or tag of it)"
         ) from None
     except hub.RepositoryNotFoundError:
@@ -101,29 +101,29 @@ def _plainly(source: Hub, access: Access) -> Iterator[None]:
     except hub.HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             raise _private(source, access) from None
-        raise Failed(f"{source}: the hub says {error.response.status_code}: {_line(error)}") from None
+        raise RunError(f"{source}: the hub says {error.response.status_code}: {_line(error)}") from None
     except hub.HFValidationError as error:
-        raise Refused(f"{source}: {_line(error)}") from None
+        raise UserError(f"{source}: {_line(error)}") from None
     except Exception as error:
         # The transport's own errors; which package they are from has changed twice (requests, httpx, httpx2).
         of_transport = type(error).__module__.partition(".")[0] in ("requests", "httpx", "httpx2")
         if not of_transport and not isinstance(error, OSError | ValueError):
             raise
-        raise Failed(
+        raise RunError(
             f"{source}: the hub at {access.endpoint} cannot be reached ({_line(error)}); check the network, then run it again"
         ) from None
     finally:
         close_session()
 
 
-def _gated(source: Hub, access: Access) -> Failed:
+def _gated(source: Hub, access: Access) -> RunError:
     page = f"{access.endpoint}/{'datasets/' * (source.kind == 'dataset')}{source.repo}"
-    return Failed(f"{source}: gated: accept the terms at {page}, and set HF_TOKEN to a token of that account ({_said(access)})")
+    return RunError(f"{source}: gated: accept the terms at {page}, and set HF_TOKEN to a token of that account ({_said(access)})")
 
 
-def _private(source: Hub, access: Access) -> Failed:
+def _private(source: Hub, access: Access) -> RunError:
     kind = "data set" if source.kind == "dataset" else "model"
-    return Failed(
+    return RunError(
         f"{source}: the hub shows no {kind} {source.repo}: the name is wrong (hf://datasets/ORG/NAME is a data set, hf://ORG/NAME "
         f"a model), or it is private: then set HF_TOKEN to a token that may read it ({_said(access)})"
     )

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from training.refusal import Refused, did_you_mean
+from training.errors import UserError, did_you_mean
 from training.untrusted import escaped
 
 PRESETS = Path(__file__).parent.parent.parent / "configs" / "data"
@@ -136,7 +136,7 @@ class Wanted:
 def parse_source(text: str) -> Source:
     """Read one source.
 
-    Raises: Refused naming the text and what is accepted.
+    Raises: UserError naming the text and what is accepted.
     """
     scheme = text.partition("://")[0] if "://" in text else ""
     match scheme:
@@ -148,13 +148,13 @@ def parse_source(text: str) -> Source:
             return _web(text)
         case "":
             return _local(text)
-    raise Refused(f"{text}: {scheme}:// is no source of data{did_you_mean(scheme, ('gs', 'hf', 'https'))} ({ACCEPTED})")
+    raise UserError(f"{text}: {scheme}:// is no source of data{did_you_mean(scheme, ('gs', 'hf', 'https'))} ({ACCEPTED})")
 
 
 def plan(texts: Iterable[str], presets: Path = PRESETS) -> tuple[Wanted, ...]:
     """What `--data TEXT...` asks for; the name of a file in `presets` stands for the sources listed there.
 
-    Raises: Refused naming the text and what is accepted; also if one source would land on or in another.
+    Raises: UserError naming the text and what is accepted; also if one source would land on or in another.
     """
     wanted: list[Wanted] = []
     for text in texts:
@@ -176,12 +176,12 @@ def to_json(wanted: Iterable[Wanted]) -> str:
 def read_json(path: Path) -> tuple[Wanted, ...]:
     """Read what `to_json` wrote; `-` is the standard input.
 
-    Raises: Refused naming the file and what is wrong in it.
+    Raises: UserError naming the file and what is wrong in it.
     """
     try:
         document = json.loads(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise Refused(f"{path}: not a readable list of sources: {error}") from None
+        raise UserError(f"{path}: not a readable list of sources: {error}") from None
     return _apart(_listed(document, path))
 
 
@@ -191,26 +191,26 @@ def _preset(path: Path) -> list[Wanted]:
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise Refused(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: not a readable YAML file: {' '.join(str(error).split())}") from None
     return _listed(document, path)
 
 
 def _listed(document: Any, path: Path) -> list[Wanted]:
     form = "accepted: `sources:`, a list of `from: SOURCE` and, where it shall have another name, `to: NAME`"
     if not isinstance(document, Mapping) or list(document) != ["sources"] or not isinstance(document["sources"], list):
-        raise Refused(f"{path}: not a list of sources ({form})")
+        raise UserError(f"{path}: not a list of sources ({form})")
     wanted = []
     for entry in document["sources"]:
         texts = isinstance(entry, Mapping) and all(isinstance(value, str) for value in entry.values())
         if not texts or "from" not in entry or not {"from", "to"}.issuperset(entry):
-            raise Refused(f"{path}: sources: {json.dumps(entry)} ({form})")
+            raise UserError(f"{path}: sources: {json.dumps(entry)} ({form})")
         if "://" not in entry["from"]:
-            raise Refused(f"{path}: sources: from: {entry['from']}: a file lists no local sources and no other files")
+            raise UserError(f"{path}: sources: from: {entry['from']}: a file lists no local sources and no other files")
         try:
             source = parse_source(entry["from"])
             wanted.append(Wanted(source, _target(entry.get("to", source.last), entry["from"])))
-        except Refused as refusal:
-            raise Refused(f"{path}: sources: from: {refusal}") from None
+        except UserError as refusal:
+            raise UserError(f"{path}: sources: from: {refusal}") from None
     return wanted
 
 
@@ -220,7 +220,7 @@ def _apart(wanted: list[Wanted]) -> tuple[Wanted, ...]:
             mine, theirs = PurePosixPath(one.to), PurePosixPath(other.to)
             if mine.is_relative_to(theirs) or theirs.is_relative_to(mine):
                 where = f"data/{one.to}" if mine == theirs else f"data/{other.to} and data/{one.to}, one inside the other"
-                raise Refused(
+                raise UserError(
                     f"{other.source} and {one.source} would both land in {where}; "
                     "leave one out, or list them with a `to` of their own in a file of configs/data"
                 )
@@ -230,7 +230,7 @@ def _apart(wanted: list[Wanted]) -> tuple[Wanted, ...]:
 def _target(to: str, text: str) -> str:
     parts = to.split("/")
     if not to.isprintable() or not all(part and not part.startswith(".") and len(part.encode()) <= 255 for part in parts):
-        raise Refused(
+        raise UserError(
             f"{text}: would land in data/{escaped(to)} (accepted: a relative path inside data/ of printable characters, "
             "no part of which begins with a dot)"
         )
@@ -241,11 +241,11 @@ def _gcs(text: str) -> Gcs:
     bucket, _, prefix = text.removeprefix("gs://").partition("/")
     prefix = prefix.rstrip("/")
     if not _BUCKET.fullmatch(bucket):
-        raise Refused(
+        raise UserError(
             f"{text}: {bucket or 'nothing'} is no name of a bucket (accepted: gs://BUCKET/PREFIX, 3 to 222 of a-z 0-9 . _ -)"
         )
     if re.search(r"[*?\[\]#\x00-\x1f]", prefix) or (prefix and not _is_plain(prefix)):
-        raise Refused(f"{text}: {prefix} is no prefix (accepted: gs://BUCKET/PREFIX without wildcards, `..` and empty parts)")
+        raise UserError(f"{text}: {prefix} is no prefix (accepted: gs://BUCKET/PREFIX without wildcards, `..` and empty parts)")
     return Gcs(bucket, prefix)
 
 
@@ -253,12 +253,12 @@ def _hub(text: str) -> Hub:
     found = _HUB.fullmatch(text)
     form = "accepted: hf://datasets/ORG/NAME@REVISION[/PATH] for a data set, hf://ORG/NAME@REVISION[/PATH] for a model"
     if found is None or found["repo"].partition("/")[0] in _NO_ORGANISATIONS:
-        raise Refused(f"{text}: names no repository of the Hugging Face hub ({form})")
+        raise UserError(f"{text}: names no repository of the Hugging Face hub ({form})")
     if found["revision"] is None:
-        raise Refused(f"{text}: the revision is missing: what the hub serves today is not what it serves next month ({form})")
+        raise UserError(f"{text}: the revision is missing: what the hub serves today is not what it serves next month ({form})")
     path = found["path"] or ""
     if path and not _is_plain(path):
-        raise Refused(f"{text}: {path} is no path in a repository ({form})")
+        raise UserError(f"{text}: {path} is no path in a repository ({form})")
     return Hub("dataset" if found["datasets"] else "model", found["repo"], unquote(found["revision"]), path)
 
 
@@ -268,20 +268,20 @@ def _web(text: str) -> Web:
         parts = urlsplit(text)
         host, _ = parts.hostname or "", parts.port  # a port that is no number is an error
     except ValueError as error:
-        raise Refused(f"{text}: {error} ({form})") from None
+        raise UserError(f"{text}: {error} ({form})") from None
     named = urlunsplit(parts._replace(query="", netloc=parts.netloc.rpartition("@")[2]))  # both may hold secrets
     if not text.isascii() or re.search(r"[\s\x00-\x1f]", text):
-        raise Refused(f"{named}: a URL has no blanks and only ASCII: write %20 for a blank ({form})")
+        raise UserError(f"{named}: a URL has no blanks and only ASCII: write %20 for a blank ({form})")
     if "@" in parts.netloc:
-        raise Refused(f"{named}: a URL with a user or a password in it would stand in logs ({form})")
+        raise UserError(f"{named}: a URL with a user or a password in it would stand in logs ({form})")
     if not host or (parts.scheme == "http" and host not in _LOOPBACK):
-        raise Refused(f"{named}: {'http:// can be changed on its way' if host else 'names no host'} ({form})")
+        raise UserError(f"{named}: {'http:// can be changed on its way' if host else 'names no host'} ({form})")
     name, _, sha256 = parts.fragment.partition("=")
     if name != "sha256" or not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise Refused(f"{named}: the hash is {'not 64 hex digits' if name == 'sha256' else 'missing'} ({form})")
+        raise UserError(f"{named}: the hash is {'not 64 hex digits' if name == 'sha256' else 'missing'} ({form})")
     web = Web(urlunsplit(parts._replace(fragment="")), sha256.lower())
     if not web.last:
-        raise Refused(f"{named}: names no file ({form})")
+        raise UserError(f"{named}: names no file ({form})")
     return web
 
 
@@ -290,7 +290,7 @@ def _local(text: str) -> Local:
     if text and path.exists():
         return Local(path)
     names = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
-    raise Refused(
+    raise UserError(
         f"--data {text or repr(text)}: no name in configs/data ({', '.join(names)}), and no such file or folder here"
         f"{did_you_mean(text, names)} ({ACCEPTED})"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.untrusted import escaped
 
 WAIT_SECONDS = 3600.0
@@ -28,10 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outlive_closed_pipe()
     try:
         code: int = _VERBS[chosen.verb](chosen)
-    except Refused as refusal:
+    except UserError as refusal:
         _say(f"refused: {refusal}", sys.stderr)
         return 2
-    except (Failed, OSError) as failure:
+    except (RunError, OSError) as failure:
         _say(f"failed: {failure}", sys.stderr)
         return 1
     except KeyboardInterrupt:

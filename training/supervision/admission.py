@@ -7,7 +7,7 @@ from pathlib import Path
 from training.bucket.bucket import open_bucket
 from training.checkpoints.lease import claim, holder_of, release
 from training.checkpoints.push_state import read_record
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.attempts import Timing
 from training.supervision.ending import end_at_once
 from training.supervision.job import Job, JobPaths, fit_command, read_job
@@ -39,7 +39,7 @@ def supervise(
     Units: `since` in seconds since boot; None is now.
 
     Returns: 0, or 1 if the job has failed. What became of it is in state.json.
-    Raises: Refused if there is no such job, it has a living supervisor, or its bucket cannot be written.
+    Raises: UserError if there is no such job, it has a living supervisor, or its bucket cannot be written.
     """
     paths, since = JobPaths(root.absolute(), name), boot_seconds() if since is None else since
     job = read_job(paths) if staged is None else None  # before a lock is made for a job that is none
@@ -56,7 +56,7 @@ def supervise(
             if staged is not None:
                 take(paths, staged)
             return Supervisor(paths, read_job(paths), by_boot, command, timing or Timing(), since).run()
-    except Refused as refusal:
+    except UserError as refusal:
         if staged is not None:
             turn_away(staged, str(refusal))
         raise
@@ -65,7 +65,7 @@ def supervise(
 def _asked_for(paths: JobPaths, staged: Path) -> Job | None:
     """The job as a laptop asks for it; None if its files were taken at an earlier start, which a kill has ended.
 
-    Raises: Refused if job.json there is none.
+    Raises: UserError if job.json there is none.
     """
     file = staged / "job.json"
     return read_job(paths, file) if file.exists() else None
@@ -91,7 +91,7 @@ def _refuse_bucket(paths: JobPaths, job: Job, take_over: bool = False) -> None:
 
     `take_over`: the lease of another machine counts for nothing.
 
-    Raises: Refused if that is not allowed, or without an answer, unless this bucket has taken something of the job before.
+    Raises: UserError if that is not allowed, or without an answer, unless this bucket has taken something of the job before.
     """
     if job.bucket is None:
         return
@@ -100,8 +100,8 @@ def _refuse_bucket(paths: JobPaths, job: Job, take_over: bool = False) -> None:
         claim(job.bucket, paths.name, holder, take_over)
         if not take_over:  # nobody may come between; and writing over an object takes the same permission as removing it
             release(job.bucket, paths.name, holder)
-    except Failed as failure:
+    except RunError as failure:
         known = read_record(paths.folder)
         if known is None or known.sent_at is None or known.bucket != open_bucket(job.bucket).url:
-            raise Refused(f"{failure}; nothing was started: a bucket that is new to the run must answer first") from None
+            raise UserError(f"{failure}; nothing was started: a bucket that is new to the run must answer first") from None
         log.info("supervisor: %s", failure)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
-from training.refusal import Failed
+from training.errors import RunError
 from training.supervision.bucket_side import HANG_SECONDS
 from training.supervision.processes import wait_until
 from training.supervision.watchdog import DUMP_SECONDS, TERM_SECONDS
@@ -42,14 +42,14 @@ class Attempts:
     def to(self, what: str, call: Callable[[], None], patient: bool = False) -> None:
         """Call until it succeeds; after a boot for long, if `patient`.
 
-        Raises: Failed with the last error.
+        Raises: RunError with the last error.
         """
         limit = time.monotonic() + (self.timing.patience if patient and self.by_boot else 0.0)
         for attempt in count(1):
             late = attempt - self.timing.attempts
             try:
                 return call()
-            except Failed as error:
+            except RunError as error:
                 if (late >= 0 and time.monotonic() >= limit) or self.is_asked_to_end():
                     raise
                 log.info("supervisor: could not %s: %s", what, error)

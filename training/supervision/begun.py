@@ -5,7 +5,7 @@ from pathlib import Path
 from training.checkpoints.manifest import fixed_settings
 from training.config import RunConfig
 from training.config_loader import load_config
-from training.refusal import Refused
+from training.errors import UserError
 
 
 def holds_files(run: Path) -> bool:
@@ -32,5 +32,5 @@ def _latest_config(run: Path) -> RunConfig | None:
         return None
     try:
         return load_config(run / "config.yaml")
-    except Refused:
+    except UserError:
         return None

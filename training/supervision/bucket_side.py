@@ -15,7 +15,7 @@ from training.checkpoints.lease import Taken, claim, holder_of, release
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints
 from training.checkpoints.pull import MARK, pull_run
 from training.checkpoints.reach import NO_STEP, Reach, older_than, reach_in_bucket, reach_on_disk
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.begun import holds_files
 from training.supervision.hang import HangWatch
 from training.supervision.job import Job, JobPaths, own_command
@@ -50,7 +50,7 @@ class BucketSide:
         self._started = 0.0
 
     def claim(self) -> None:
-        """Raises: Taken while another machine writes this run; Failed without an answer, or if we are not let in (yet)."""
+        """Raises: Taken while another machine writes this run; RunError without an answer, or if we are not let in (yet)."""
         if self.url is None:
             return
         try:
@@ -58,23 +58,23 @@ class BucketSide:
             self.has_answered = True
         except Taken:  # nothing else that a bucket says is for good
             raise
-        except Refused as refusal:
-            raise Failed(str(refusal)) from None
+        except UserError as refusal:
+            raise RunError(str(refusal)) from None
 
     def release(self) -> None:
         """Give the lease back."""
         if self.url is not None:
-            with suppress(Refused, Failed):  # it goes stale by itself
+            with suppress(UserError, RunError):  # it goes stale by itself
                 release(self.url, self.name, self.holder)
 
     def is_further_than(self, here: Reach) -> bool:
         """Whether the run went on elsewhere: the bucket has it further than this disk.
 
-        Raises: Refused if it was begun anew elsewhere; Failed without an answer, or if we are not let in (yet).
+        Raises: UserError if it was begun anew elsewhere; RunError without an answer, or if we are not let in (yet).
         """
         there = self._reach()
         if there is not None and here.is_older_than(there):
-            raise Refused(older_than(here, there, f"{self.url}/runs/{self.name}", self.paths.run))
+            raise UserError(older_than(here, there, f"{self.url}/runs/{self.name}", self.paths.run))
         return there is not None and here.is_behind(there)
 
     def pull(self, intact: int = NO_STEP) -> None:
@@ -83,7 +83,7 @@ class BucketSide:
         Args:
             intact: Step of the newest checkpoint here that is not damaged.
 
-        Raises: Failed without an answer, or if we are not let in (yet).
+        Raises: RunError without an answer, or if we are not let in (yet).
         """
         there = self._reach()
         if self.url is None or there is None or there.step == NO_STEP or not self._is_of_this_run(there):
@@ -100,8 +100,8 @@ class BucketSide:
         try:
             bucket, prefix = open_bucket(self.url), f"runs/{self.name}"
             return reach_in_bucket(bucket, prefix, bucket.listing(prefix, pass_over=True))
-        except Refused as refusal:
-            raise Failed(str(refusal)) from None
+        except UserError as refusal:
+            raise RunError(str(refusal)) from None
 
     def _is_of_this_run(self, there: Reach) -> bool:
         """Whether it is of the beginning that is on this disk, if any is; one that was begun anew elsewhere takes its place."""

@@ -11,7 +11,7 @@ from training.checkpoints.lease import holder_of, release
 from training.checkpoints.progress_file import read_progress
 from training.checkpoints.push import Pusher, PushFailed
 from training.checkpoints.push_state import read_push_state
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.ending import end, end_at_once, tell
 from training.supervision.going_on import is_safe
 from training.supervision.job import Job, JobPaths, job_names, read_job, read_jobs
@@ -36,7 +36,7 @@ def stop(root: Path, name: str, seconds: float = STOP_SECONDS) -> str:
 
     Units: `seconds` to wait at most.
     Returns: where it stands, once it is safe to destroy the machine (or there is no bucket, which is then said).
-    Raises: Failed if not everything is in the bucket in time; stopped it is all the same.
+    Raises: RunError if not everything is in the bucket in time; stopped it is all the same.
     """
     paths = JobPaths(root.absolute(), name)
     job = read_job(paths)
@@ -44,11 +44,11 @@ def stop(root: Path, name: str, seconds: float = STOP_SECONDS) -> str:
     with ExitStack() as lock:
         is_late = not end(paths, lock, seconds, _Waiting(paths, job, seconds).tell)
         if is_late and not end_at_once(paths, lock):
-            raise Failed(f"{name}: its supervisor does not end, and may go on: NOT safe to destroy")
+            raise RunError(f"{name}: its supervisor does not end, and may go on: NOT safe to destroy")
         _close(paths, "stopped", "by the user")
         step = f"{name}: stopped at step {newest_step(paths)} of {total_steps(paths.run) or 'an unknown number'}{_lost(paths)}"
         if is_late and not is_safe(paths, job, without_bucket=True):
-            raise Failed(
+            raise RunError(
                 f"{step}; NOT safe to destroy: its bucket has not got everything in {seconds:g} s: {_push_error(paths)}; "
                 "say stop again when the bucket answers, or train with another --bucket"
             )
@@ -91,7 +91,7 @@ def _lost(paths: JobPaths) -> str:
 def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
     """End what lives, to be gone on with elsewhere, and bring everything of every job to its bucket.
 
-    Raises: Failed, naming each job that is not safe.
+    Raises: RunError, naming each job that is not safe.
     """
     jobs, broken = read_jobs(root)
     known = [JobPaths(root.absolute(), name) for name in job_names(root)]
@@ -103,15 +103,15 @@ def last_sync(root: Path, seconds: float = STOP_SECONDS) -> str:
         for paths, job in jobs:
             try:
                 if not end(paths, locks, seconds):
-                    raise Failed(f"{job.name}: its supervisor has not ended within {seconds:g} seconds: {_push_error(paths)}")
+                    raise RunError(f"{job.name}: its supervisor has not ended within {seconds:g} seconds: {_push_error(paths)}")
                 _close(paths, "interrupted", "by the last sync; `train` or the boot hook goes on from the newest checkpoint")
                 _bring_to_bucket(paths, job)
                 if job.bucket is None:
                     unsafe.append(f"{job.name}: has no bucket: {paths.run} is on this disk alone")
-            except (Refused, Failed, OSError) as error:
+            except (UserError, RunError, OSError) as error:
                 unsafe.append(str(error))
     if unsafe:
-        raise Failed("; ".join(unsafe))
+        raise RunError("; ".join(unsafe))
     return f"everything of {len(jobs)} jobs is in its bucket" if jobs else "no job was ever started here"
 
 
@@ -136,13 +136,13 @@ def _bring_to_bucket(paths: JobPaths, job: Job) -> None:
             break
         except PushFailed as error:
             if attempt == PUSH_ATTEMPTS:
-                raise Failed(f"{job.name}: not everything is in {job.bucket}: {error}") from None
+                raise RunError(f"{job.name}: not everything is in {job.bucket}: {error}") from None
         time.sleep(PUSH_PAUSE_SECONDS)
     _release(paths, job.bucket)
 
 
 def _release(paths: JobPaths, bucket: str) -> None:
-    with suppress(Refused, Failed):  # it goes stale by itself
+    with suppress(UserError, RunError):  # it goes stale by itself
         release(bucket, paths.name, holder_of(paths.folder))
 
 
@@ -155,14 +155,14 @@ def wait(root: Path, name: str, seconds: float, staged: Path | None = None) -> s
     """Wait until the newest start of a job, the one of `staged`, has done its first step (or the run is complete).
 
     Returns: how far it is.
-    Raises: Failed with the end of the log, if the job has ended or `seconds` are over; Refused if `staged` was turned away.
+    Raises: RunError with the end of the log, if the job has ended or `seconds` are over; UserError if `staged` was turned away.
     """
     paths = JobPaths(root.absolute(), name)
     if staged is not None:
         try:
             wait_until_taken(staged, APPEAR_SECONDS, lambda: is_held(paths.lock))
-        except Failed as failure:
-            raise Failed(f"{failure}\n{tail_of(paths)}") from None
+        except RunError as failure:
+            raise RunError(f"{failure}\n{tail_of(paths)}") from None
     read_job(paths)
     began, was_alive, told = time.monotonic(), False, ""
     while True:
@@ -176,9 +176,9 @@ def wait(root: Path, name: str, seconds: float, staged: Path | None = None) -> s
         gone = supervisor is None and (was_alive or time.monotonic() - began > APPEAR_SECONDS)
         if gone or (state is not None and ours and state.phase in ("stopped", "interrupted", "failed")):
             said = "never started" if state is None else f"{state.phase}: {state.reason}"
-            raise Failed(f"{name}: {said}\n{tail_of(paths)}")
+            raise RunError(f"{name}: {said}\n{tail_of(paths)}")
         if time.monotonic() - began > seconds:
-            raise Failed(f"{name}: no step within {seconds:g} seconds\n{tail_of(paths)}")
+            raise RunError(f"{name}: no step within {seconds:g} seconds\n{tail_of(paths)}")
         if (trouble := _trouble(paths)) not in ("", told):  # else a start that waits for its bucket or its GPU would be silence
             log.info("%s", told := trouble)
         time.sleep(0.2)
@@ -214,7 +214,7 @@ def push(root: Path, name: str, only_the_rest: bool) -> int:
     paths = JobPaths(root.absolute(), name)
     job = read_job(paths)
     if job.bucket is None:
-        raise Refused(f"{paths.job_file}: bucket: null: there is nothing to push to (accepted: gs://BUCKET, file:///folder)")
+        raise UserError(f"{paths.job_file}: bucket: null: there is nothing to push to (accepted: gs://BUCKET, file:///folder)")
     pusher = Pusher(paths.run, paths.folder, job.bucket, job.push_interval_seconds)
     if not only_the_rest:
         return pusher.forever()

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.job import JobPaths
 from training.supervision.processes import end_orphan, held, living, wait_until
 
@@ -41,7 +41,7 @@ def end(paths: JobPaths, lock: ExitStack, seconds: float, look: Callable[[], Non
     def is_ours() -> bool:
         try:
             lock.enter_context(held(paths.lock, "it lives"))
-        except Refused:
+        except UserError:
             tell(paths)
             look()
             return False

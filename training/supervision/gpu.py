@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from training.config import RunConfig
-from training.refusal import Failed
+from training.errors import RunError
 
 
 def needs_gpu(config: RunConfig, run: Path) -> bool:
@@ -16,16 +16,16 @@ def needs_gpu(config: RunConfig, run: Path) -> bool:
 
 
 def ask_gpu() -> None:
-    """Raises: Failed unless the driver answers."""
+    """Raises: RunError unless the driver answers."""
     if shutil.which("nvidia-smi") is None:
-        raise Failed("trainer.device: gpu: nvidia-smi is not on PATH: this machine has no NVIDIA driver")
+        raise RunError("trainer.device: gpu: nvidia-smi is not on PATH: this machine has no NVIDIA driver")
     try:
         done = subprocess.run(["nvidia-smi"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        raise Failed("trainer.device: gpu: nvidia-smi gives no answer within 60 seconds") from None
+        raise RunError("trainer.device: gpu: nvidia-smi gives no answer within 60 seconds") from None
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())[:300]
-        raise Failed(f"trainer.device: gpu: nvidia-smi ends with exit code {done.returncode}: {words}")
+        raise RunError(f"trainer.device: gpu: nvidia-smi ends with exit code {done.returncode}: {words}")
 
 
 def _latest_device(run: Path) -> str | None:

@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.going_on import revive
 from training.supervision.idle import IdleRule, IdleState, idle_file, read_rule, used_by
 from training.supervision.job import own_command
@@ -24,7 +24,7 @@ def guard(root: Path, every_seconds: float = EVERY_SECONDS) -> None:
     try:
         with held(root / "idle.lock", "another guard"):
             _guard(root, every_seconds)
-    except Refused as refusal:
+    except UserError as refusal:
         if str(refusal) != "another guard":
             raise
 
@@ -39,7 +39,7 @@ def _guard(root: Path, every_seconds: float) -> None:
         error = ""
         try:
             rule = read_rule(root) or rule
-        except Refused as refusal:  # the last good rule stays
+        except UserError as refusal:  # the last good rule stays
             error = str(refusal)
         try:
             revived = revive(root)

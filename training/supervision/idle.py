@@ -11,8 +11,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from training.checkpoints.push_state import read_push_state
+from training.errors import UserError
 from training.protocol import without_unknown
-from training.refusal import Refused
 from training.supervision.job import JobPaths, job_names
 from training.supervision.processes import living, write_json
 from training.supervision.state import FINAL, read_state
@@ -56,7 +56,7 @@ def idle_file(root: Path) -> Path:
 def read_rule(root: Path) -> IdleRule | None:
     """The rule; None if there is none.
 
-    Raises: Refused for a file that says something else.
+    Raises: UserError for a file that says something else.
     """
     path = idle_file(root)
     try:
@@ -64,7 +64,7 @@ def read_rule(root: Path) -> IdleRule | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        raise Refused(f"{path}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path}: {' '.join(str(error).split())}") from None
 
 
 def read_idle_state(root: Path) -> IdleState | None:

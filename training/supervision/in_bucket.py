@@ -13,8 +13,8 @@ from training.checkpoints.lease import STALE_AFTER, lease_in
 from training.checkpoints.manifest import Manifest
 from training.checkpoints.progress_file import progress_of
 from training.checkpoints.reach import manifests_in_bucket
+from training.errors import RunError, UserError
 from training.protocol import LINE, brief
-from training.refusal import Failed, Refused
 from training.supervision.bucket_side import runs_in
 from training.supervision.report import FORMAT, JobStatus, Status
 from training.supervision.shutdown_report import shutdown_report
@@ -44,16 +44,16 @@ def status_in(url: str) -> Status:
 def log_in(url: str, name: str | None, lines: int) -> str:
     """The last lines that a run has printed; the only run of the bucket, if no name is given.
 
-    Raises: Refused naming the runs there are; as Bucket's methods do.
+    Raises: UserError naming the runs there are; as Bucket's methods do.
     """
     bucket, names = open_bucket(url), runs_in(url)
     chosen = names[0] if name is None and len(names) == 1 else name
     if chosen not in names:
         what = f"has no run {chosen}" if chosen else "which run? name it: --run NAME"
-        raise Refused(f"{url}: {what} (in the bucket: {', '.join(names) or 'none'})")
+        raise UserError(f"{url}: {what} (in the bucket: {', '.join(names) or 'none'})")
     text = bucket.read(f"runs/{chosen}/job/training.log")
     if text is None:
-        raise Failed(f"{url}: {chosen} has left no log there")
+        raise RunError(f"{url}: {chosen} has left no log there")
     return "\n".join(text.decode(errors="replace").splitlines()[-lines:] if lines else [])
 
 
@@ -64,20 +64,20 @@ def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[st
     Of each run, the machine itself has compared its disk with what was sent, file by file; here the bucket is compared with the
     manifest of the newest checkpoint.
 
-    Raises: Failed with all that is not proven; as Bucket's methods do.
+    Raises: RunError with all that is not proven; as Bucket's methods do.
     """
     bucket = open_bucket(url)
     report = shutdown_report(bucket, machine)
     if report is None or report.time is None:
-        raise Failed(f"{url} has no shutdown report of {machine}: a machine writes one when its idle guard powers it off")
+        raise RunError(f"{url} has no shutdown report of {machine}: a machine writes one when its idle guard powers it off")
     written = datetime.fromisoformat(report.time).astimezone(UTC)
     if written <= since:
-        raise Failed(
+        raise RunError(
             f"the shutdown report of {machine} in {url} is of {_moment(written)}; its VM was started after that, at "
             f"{_moment(since)}: what it did since is not known"
         )
     if not written <= stopped <= written + POWER_OFF_WITHIN:
-        raise Failed(
+        raise RunError(
             f"the shutdown report of {machine} in {url} is of {_moment(written)}; its VM was stopped at {_moment(stopped)} "
             f"(accepted: at most {POWER_OFF_WITHIN.seconds // 60} minutes after the report): what it did in between is not known"
         )
@@ -85,10 +85,10 @@ def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[st
     for job in report.jobs:
         try:
             lines.append(_compared(job, url))
-        except Failed as failure:
+        except RunError as failure:
             missing.append(str(failure))
     if missing:
-        raise Failed("; ".join(missing))
+        raise RunError("; ".join(missing))
     head = f"{machine} compared its disk with the bucket before it powered itself off, at {_moment(written)}"
     return [f"{head}: {len(lines)} runs, everything was there" if lines else f"{head}: no run was ever started there", *lines]
 
@@ -96,14 +96,14 @@ def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[st
 def _compared(job: JobStatus, url: str) -> str:
     """Compare what a machine said of a job with the bucket as it is now.
 
-    Raises: Failed with what is missing.
+    Raises: RunError with what is missing.
     """
     if job.bucket is None:
-        raise Failed(f"{job.name} has no bucket: it is on its disk alone")
+        raise RunError(f"{job.name} has no bucket: it is on its disk alone")
     if job.bucket != url and not job.bucket.startswith("gs://"):
-        raise Failed(f"{job.name} goes to {job.bucket}, a folder of the machine itself")
+        raise RunError(f"{job.name} goes to {job.bucket}, a folder of the machine itself")
     if not job.is_safe:
-        raise Failed(f"{job.name} ({job.phase}, step {job.step}): not everything was in {job.bucket} when the machine went off")
+        raise RunError(f"{job.name} ({job.phase}, step {job.step}): not everything was in {job.bucket} when the machine went off")
     bucket, prefix = open_bucket(job.bucket), f"runs/{job.name}"
     objects = bucket.listing(prefix, pass_over=True)
     files = ["job/state.json", *(["run.json"] if job.step else []), *(["model.pt"] if job.phase == "finished" else [])]
@@ -112,7 +112,7 @@ def _compared(job: JobStatus, url: str) -> str:
     if job.checkpoint_step is not None and job.checkpoint_step > max(there, default=-1):
         gone.append(f"the checkpoint of step {job.checkpoint_step} (newest there: {max(there, default='none')})")
     if gone:
-        raise Failed(f"{job.name}: {job.bucket}/{prefix} lacks {', '.join(gone)}")
+        raise RunError(f"{job.name}: {job.bucket}/{prefix} lacks {', '.join(gone)}")
     checkpoint = f", and {_size(there[max(there)])}" if there else ""
     return f"{job.name}: {job.phase} at step {job.step}; {bucket.url}/{prefix} has {', '.join(files)}{checkpoint}"
 

@@ -14,8 +14,8 @@ from urllib.parse import quote
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from training.bucket.login import log_in, plain_login_errors
+from training.errors import RunError, UserError
 from training.protocol import format_of, without_unknown
-from training.refusal import Failed, Refused
 
 FORMAT = 1
 """Of job.json."""
@@ -36,7 +36,7 @@ class JobPaths:
 
     def __post_init__(self) -> None:
         if not re.match(NAME, self.name):
-            raise Refused(f"{self.name}: not the name of a job (accepted: letters, digits and ._=- after the first)")
+            raise UserError(f"{self.name}: not the name of a job (accepted: letters, digits and ._=- after the first)")
 
     @property
     def folder(self) -> Path:
@@ -142,29 +142,29 @@ def read_job(paths: JobPaths, file: Path | None = None) -> Job:
 
     `file` is a job.json that is not yet the job's.
 
-    Raises: Refused if there is none, or job.json is not one.
+    Raises: UserError if there is none, or job.json is not one.
     """
     file = file or paths.job_file
     try:
         job = Job.model_validate_json(without_unknown(file.read_bytes(), Job.model_fields, FORMAT))
     except FileNotFoundError:
         known = ", ".join(job_names(paths.root)) or "none yet"
-        raise Refused(f"{file}: no such job (jobs here: {known})") from None
+        raise UserError(f"{file}: no such job (jobs here: {known})") from None
     except (OSError, ValidationError) as error:
         found = error.errors()[0] if isinstance(error, ValidationError) else None
         what = str(error) if found is None else f"{'.'.join(map(str, found['loc']))}: {found.get('input')!r}: {found['msg']}"
-        raise Refused(f"{file}: {what}") from None
+        raise UserError(f"{file}: {what}") from None
     if job.name != paths.name:
-        raise Refused(f"{file}: name: {job.name} (accepted: {paths.name}, the name of its folder)")
+        raise UserError(f"{file}: name: {job.name} (accepted: {paths.name}, the name of its folder)")
     return job
 
 
 def refuse_newer(job_file: Path) -> None:
-    """Raises: Refused if a laptop asks for what this code may not know: a run is not started by half of its settings."""
+    """Raises: UserError if a laptop asks for what this code may not know: a run is not started by half of its settings."""
     with suppress(OSError):
         theirs = format_of(job_file.read_bytes())
         if theirs > FORMAT:
-            raise Refused(
+            raise UserError(
                 f"job.json is of format {theirs}, and this machine's code knows {FORMAT}; run: ./fab bootstrap, then train again"
             )
 
@@ -181,7 +181,7 @@ def read_jobs(root: Path) -> tuple[list[tuple[JobPaths, Job]], dict[str, str]]:
         try:
             paths = JobPaths(root.absolute(), name)
             found.append((paths, read_job(paths)))
-        except Refused as refusal:
+        except UserError as refusal:
             broken[name] = str(refusal)
     return found, broken
 
@@ -194,7 +194,7 @@ def _folders(root: Path) -> list[str]:
 def environment_of(paths: JobPaths, job: Job) -> dict[str, str]:
     """Tokens for the run alone: those of ROOT/env, and the secrets of the job.
 
-    Raises: Refused if ROOT/env may be read by others or is not KEY=VALUE lines; Failed if a secret is not handed out.
+    Raises: UserError if ROOT/env may be read by others or is not KEY=VALUE lines; RunError if a secret is not handed out.
     """
     return _environment_file(paths.environment_file) | {_variable(secret): _secret(secret) for secret in job.secrets}
 
@@ -205,14 +205,14 @@ def _environment_file(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     if mode & 0o077:
-        raise Refused(f"{path}: holds tokens and its mode {mode:04o} lets others at them (accepted: 0600; chmod 600 {path})")
+        raise UserError(f"{path}: holds tokens and its mode {mode:04o} lets others at them (accepted: 0600; chmod 600 {path})")
     values = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         key, equals, value = line.strip().partition("=")
         if not key or key.startswith("#"):
             continue
         if not equals or not _KEY.match(key):
-            raise Refused(f"{path}: line {number}: not KEY=VALUE")  # the line may be a token: it is not shown
+            raise UserError(f"{path}: line {number}: not KEY=VALUE")  # the line may be a token: it is not shown
         values[key] = value
     return values
 
@@ -224,7 +224,7 @@ def _variable(secret: str) -> str:
 def _secret(name: str) -> str:
     """Ask the Secret Manager, as the service account of this VM.
 
-    Raises: Refused or Failed as `log_in`; Failed for any other answer than the secret.
+    Raises: UserError or RunError as `log_in`; RunError for any other answer than the secret.
     """
     from google.auth.transport.requests import AuthorizedSession
     from requests import RequestException
@@ -232,22 +232,22 @@ def _secret(name: str) -> str:
     shown = f"secret {name}"
     login = log_in(shown)
     if login.project is None:
-        raise Failed(f"{shown}: the login here belongs to no project; set GOOGLE_CLOUD_PROJECT")
+        raise RunError(f"{shown}: the login here belongs to no project; set GOOGLE_CLOUD_PROJECT")
     url = f"{SECRETS}/v1/projects/{login.project}/secrets/{quote(name, safe='')}/versions/latest:access"
     with plain_login_errors(shown, login):
         try:
             answer = AuthorizedSession(login.credentials).get(url, timeout=SECRET_SECONDS)
         except RequestException as error:
-            raise Failed(f"{shown}: the Secret Manager cannot be reached: check the network ({type(error).__name__})") from None
+            raise RunError(f"{shown}: the Secret Manager cannot be reached: check the network ({type(error).__name__})") from None
     if answer.status_code in (403, 404):
-        raise Failed(
+        raise RunError(
             f"{shown}: there is no such secret in {login.project}, or the machine's account lacks the role Secret Manager Secret "
             "Accessor on it (`secrets` of the storage stack gives it)"
         )
     try:
         return b64decode(answer.json()["payload"]["data"], validate=True).decode().strip()
     except (ValueError, KeyError, TypeError):
-        raise Failed(f"{shown}: the Secret Manager answers with {answer.status_code} and no secret") from None
+        raise RunError(f"{shown}: the Secret Manager answers with {answer.status_code} and no secret") from None
 
 
 def own_command(root: Path, *words: str) -> list[str]:

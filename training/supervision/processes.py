@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from training.refusal import Refused
+from training.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -91,14 +91,14 @@ def started_at(pid: int) -> float:
 def held(path: Path, taken: str) -> Iterator[None]:
     """Hold a lock. The kernel lets go of it when the process is dead, however it died: a file that was left is no obstacle.
 
-    Raises: Refused with `taken` if another process holds it.
+    Raises: UserError with `taken` if another process holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:  # children do not inherit it: Python opens with O_CLOEXEC
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Refused(taken) from None
+            raise UserError(taken) from None
         yield
 
 
@@ -109,7 +109,7 @@ def is_held(path: Path) -> bool:
     try:
         with held(path, "another process"):
             return False
-    except Refused:
+    except UserError:
         return True
 
 

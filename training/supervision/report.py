@@ -112,6 +112,6 @@ def as_json(found: Status) -> str:
 def from_json(text: str, source: str = "status") -> Status:
     """What the machine `source` wrote.
 
-    Raises: Failed with one sentence if that cannot be read.
+    Raises: RunError with one sentence if that cannot be read.
     """
     return read_message(Status, text, source, FORMAT)

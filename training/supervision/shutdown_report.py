@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.bucket.bucket import Bucket, open_bucket
+from training.errors import RunError, UserError
 from training.protocol import Count, Line, Name, read_message, remedy
-from training.refusal import Failed, Refused
 from training.supervision.report import FORMAT as REPORT_FORMAT
 from training.supervision.report import Status, as_json, from_json
 from training.supervision.status import status
@@ -39,7 +39,7 @@ def write_shutdown_report(root: Path) -> str:
     """Write how everything stands to the bucket; the machine is to be off soon.
 
     Returns: where it was written.
-    Raises: Refused without machine.json; Failed if that is none; as Bucket's methods do.
+    Raises: UserError without machine.json; RunError if that is none; as Bucket's methods do.
     """
     place = _place(root)
     bucket = open_bucket(place.bucket)
@@ -64,7 +64,7 @@ def shutdown_report(bucket: Bucket, machine: str) -> Status | None:
 
     A disk is destroyed by it, so what it does not say has no default, and what a newer format means is not guessed.
 
-    Raises: Failed if that cannot be read, is of a newer format, or does not name jobs and strays; as Bucket's methods do.
+    Raises: RunError if that cannot be read, is of a newer format, or does not name jobs and strays; as Bucket's methods do.
     """
     content = bucket.read(_name(machine))
     if content is None:
@@ -72,16 +72,16 @@ def shutdown_report(bucket: Bucket, machine: str) -> Status | None:
     text, source = content.decode(errors="replace"), f"{bucket.url}/{_name(machine)}"
     report = from_json(text, source)
     if report.format > REPORT_FORMAT:
-        raise Failed(f"{source}: {remedy(text, REPORT_FORMAT)}")
+        raise RunError(f"{source}: {remedy(text, REPORT_FORMAT)}")
     if lacking := [field for field in ("jobs", "strays") if field not in json.loads(text)]:
-        raise Failed(f"{source}: is no shutdown report of a machine: it lacks {' and '.join(lacking)}")
+        raise RunError(f"{source}: is no shutdown report of a machine: it lacks {' and '.join(lacking)}")
     return report
 
 
 def _place(root: Path) -> Place:
     file = place_file(root)
     if not file.exists():
-        raise Refused(f"{file}: no such file: this machine has no name that `fab down` asks for; ./fab bootstrap writes it")
+        raise UserError(f"{file}: no such file: this machine has no name that `fab down` asks for; ./fab bootstrap writes it")
     return read_message(Place, file.read_text(encoding="utf-8"), str(file), FORMAT)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.job import JobPaths, refuse_newer
 from training.supervision.processes import wait_until
 
@@ -21,13 +21,13 @@ TAKE_OVER = "take-over"
 def take(paths: JobPaths, staged: Path) -> None:
     """Make the files of `staged` those of the job; the lock is held. Said again after a kill, it finishes what it began.
 
-    Raises: Refused if there are none, or a laptop of a newer version has written them.
+    Raises: UserError if there are none, or a laptop of a newer version has written them.
     """
     taken = _taken(staged)
     if not taken.exists():
         missing = [name for name in FILES if not (staged / name).is_file()]
         if missing:
-            raise Refused(f"{staged}: has no {missing[0]}")
+            raise UserError(f"{staged}: has no {missing[0]}")
         refuse_newer(staged / "job.json")
         staged.rename(taken)  # from here on nobody can withdraw it
     for name in FILES:
@@ -57,7 +57,7 @@ def wait_until_taken(staged: Path, seconds: float, is_at_it: Callable[[], bool] 
         seconds: How long nobody may be at it.
         is_at_it: Whether somebody is: a bucket that is asked first may be slow to answer.
 
-    Raises: Refused if it was turned away; Failed if nobody came.
+    Raises: UserError if it was turned away; RunError if nobody came.
     """
     said = staged / REFUSED
 
@@ -67,11 +67,11 @@ def wait_until_taken(staged: Path, seconds: float, is_at_it: Callable[[], bool] 
     while not (came := wait_until(is_answered, seconds)) and is_at_it():
         pass
     if not came and _withdraw(staged):
-        raise Failed(f"{staged}: no supervisor took it within {seconds:g} seconds; it is withdrawn")
+        raise RunError(f"{staged}: no supervisor took it within {seconds:g} seconds; it is withdrawn")
     if said.exists():
         why = said.read_text()
         shutil.rmtree(staged)
-        raise Refused(why)
+        raise UserError(why)
 
 
 def _withdraw(staged: Path) -> bool:

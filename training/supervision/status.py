@@ -14,7 +14,7 @@ from typing import Any
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints
 from training.checkpoints.progress_file import Progress, read_progress
 from training.checkpoints.push_state import PushState, read_push_state
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.idle import can_power_off, read_idle_state, read_rule, used_by
 from training.supervision.job import JobPaths, job_names, read_job, read_jobs
 from training.supervision.processes import is_held, living
@@ -29,7 +29,7 @@ BROUGHT = ".brought"  # in a folder that a laptop has brought (bootstrap/steps.p
 def status(root: Path, name: str | None = None) -> Status:
     """How things stand.
 
-    Raises: Refused if `name` is no job here.
+    Raises: UserError if `name` is no job here.
     """
     if name is not None:
         jobs = [job_status(JobPaths(root.absolute(), name))]
@@ -48,7 +48,7 @@ def strays(root: Path) -> list[Path]:
 
 
 def job_status(paths: JobPaths) -> JobStatus:
-    """How one job stands. Raises: Refused if there is none."""
+    """How one job stands. Raises: UserError if there is none."""
     job = read_job(paths)
     state, progress, pushed = read_state(paths) or State("starting"), read_progress(paths.run), read_push_state(paths.folder)
     supervisor, run_pid = living(paths.pid_file), living(paths.run_pid_file)
@@ -169,7 +169,7 @@ def machine_status(root: Path) -> MachineStatus:
 def _idle(root: Path) -> IdleStatus | None:
     try:
         rule = read_rule(root)
-    except Refused as refusal:
+    except UserError as refusal:
         return IdleStatus(0.0, is_held(root / "idle.lock"), None, None, False, str(refusal))
     if rule is None:
         return None

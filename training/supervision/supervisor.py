@@ -17,7 +17,7 @@ from training.checkpoints.pull import MARK as PULL_MARK
 from training.checkpoints.reach import reach_on_disk
 from training.config import RunConfig
 from training.config_loader import load_config
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.attempts import Attempts, Timing
 from training.supervision.begun import began_as, has_other_length, holds_files
 from training.supervision.bucket_side import BucketSide
@@ -86,7 +86,7 @@ class Supervisor:
             verdict = self._outcome()
             self._say(verdict.phase, verdict.reason)
             is_safe = self.bucket.finish(self.paths.given_up.exists)
-        except (Refused, Failed):
+        except (UserError, RunError):
             self._forget_pid()
             raise
         finally:
@@ -108,7 +108,7 @@ class Supervisor:
         """What becomes of the job; at once for one that only has to be pushed."""
         was_stopped = self._is_stopped()
         if was_stopped or (self.by_boot and self.state.phase in FINAL):
-            with suppress(Failed):  # the pusher asks again
+            with suppress(RunError):  # the pusher asks again
                 self.bucket.claim()
             is_final = self.by_boot and self.state.phase in FINAL
             return Verdict(self.state.phase, self.state.reason) if is_final else Verdict("stopped", "by the user")
@@ -120,7 +120,7 @@ class Supervisor:
         self._say("starting", "")
         try:
             self._claim()
-        except (Refused, Failed) as error:  # nothing is pushed either
+        except (UserError, RunError) as error:  # nothing is pushed either
             verdict = self._given_up(error)
             self._say(verdict.phase, verdict.reason)
             raise
@@ -129,7 +129,7 @@ class Supervisor:
             self._bring(config)
             self.bucket.start_pusher()
             return self._runs(config)
-        except (Refused, Failed, OSError) as error:
+        except (UserError, RunError, OSError) as error:
             return self._given_up(error)
 
     def _is_stopped(self) -> bool:
@@ -138,9 +138,9 @@ class Supervisor:
 
     def _given_up(self, error: Exception) -> Verdict:
         """What passes by itself is no failure where nobody looked, or the job was told to end meanwhile."""
-        if isinstance(error, Failed) and (asked := self._asked()) is not None:
+        if isinstance(error, RunError) and (asked := self._asked()) is not None:
             return self._ended_by(asked)
-        return Verdict("interrupted" if isinstance(error, Failed) and self.by_boot else "failed", str(error))
+        return Verdict("interrupted" if isinstance(error, RunError) and self.by_boot else "failed", str(error))
 
     def _runs(self, config: RunConfig) -> Verdict:
         """Start the run again and again until there is nothing more to do, or no point in it."""
@@ -262,7 +262,7 @@ class Supervisor:
     def _config(self) -> RunConfig:
         config = load_config(self.paths.run_file)
         if config.name != self.job.name:
-            raise Refused(f"{self.paths.run_file}: name: {config.name} (accepted: {self.job.name}, the name of the job)")
+            raise UserError(f"{self.paths.run_file}: name: {config.name} (accepted: {self.job.name}, the name of the job)")
         return config
 
     def _progress_of(self, pid: int) -> Progress | None:
@@ -295,18 +295,18 @@ class Supervisor:
     def _claim(self) -> None:
         """Be the one machine that writes this run to its bucket. A bucket that does not answer holds up only a fresh machine.
 
-        Raises: Taken; Refused if the run was begun anew elsewhere; Failed on a fresh machine.
+        Raises: Taken; UserError if the run was begun anew elsewhere; RunError on a fresh machine.
         """
         is_fresh = not complete_checkpoints(self.paths.checkpoints)
         try:
             self.attempt.to("claim the run in its bucket", self.bucket.claim, patient=is_fresh)
-        except Failed as error:
+        except RunError as error:
             if is_fresh:
                 raise
             log.info("supervisor: %s: going on without", error)
         try:
             self._went_on_elsewhere()
-        except Refused:
+        except UserError:
             self.bucket.release()
             raise
 
@@ -334,7 +334,7 @@ class Supervisor:
 
         Without an answer it is taken not to: until the run here is further, the pusher sends nothing.
 
-        Raises: Refused if it was begun anew elsewhere, and has a checkpoint here too.
+        Raises: UserError if it was begun anew elsewhere, and has a checkpoint here too.
         """
         here, own = reach_on_disk(self.paths.run), newest_intact(self.paths.checkpoints)
         if here is None or own is None or not self.bucket.has_answered:
@@ -342,7 +342,7 @@ class Supervisor:
         intact, found = replace(here, step=own.step), list[bool]()
         try:
             self.attempt.to("ask how far its bucket is", lambda: found.append(self.bucket.is_further_than(intact)))
-        except Failed as error:
+        except RunError as error:
             log.info("supervisor: %s: going on without", error)
         return any(found)
 

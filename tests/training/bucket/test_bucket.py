@@ -11,12 +11,12 @@ import pytest
 
 from training.bucket.bucket import READ_LIMIT, Changed, open_bucket
 from training.bucket.local_files import ARRIVING
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 
 @pytest.mark.parametrize("url", ["", "bucket", "/a/folder", "s3://bucket", "gs://", "file://host/folder", "file:relative"])
 def test_what_is_no_bucket_is_refused(url):
-    with pytest.raises(Refused, match=r"is no bucket \(accepted: gs://BUCKET, gs://BUCKET/prefix, file:///folder\)"):
+    with pytest.raises(UserError, match=r"is no bucket \(accepted: gs://BUCKET, gs://BUCKET/prefix, file:///folder\)"):
         open_bucket(url)
 
 
@@ -144,7 +144,7 @@ def test_what_is_larger_than_memory_is_not_read(place, tmp_path):
     (tmp_path / "big").write_bytes(bytes(READ_LIMIT + 1))
     place.bucket.upload(tmp_path / "big", "run.json")
 
-    with pytest.raises(Refused, match=r"run.json: is larger than 16 MiB"):
+    with pytest.raises(UserError, match=r"run.json: is larger than 16 MiB"):
         place.bucket.read("run.json")
 
 
@@ -152,7 +152,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(place, tmp_path,
     place.put("x/a", b"12345")
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 4}))
 
-    with pytest.raises(Failed, match="make room or take a larger disk"):
+    with pytest.raises(RunError, match="make room or take a larger disk"):
         place.bucket.fetch(place.bucket.listing("x"), "x", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
@@ -203,7 +203,7 @@ def test_a_symbolic_link_is_neither_sent_nor_written_through(place, tmp_path):
         into.mkdir()
         (into / link).symlink_to(target)
 
-        with pytest.raises(Refused, match=rf"into {link}/{link}: is a symbolic link"):
+        with pytest.raises(UserError, match=rf"into {link}/{link}: is a symbolic link"):
             bucket.fetch(bucket.listing("y"), "y", into)
         assert [path.name for path in into.iterdir()] == [link]
     assert {path.name: path.read_text() for path in elsewhere.iterdir()} == {"b": "mine"}
@@ -215,7 +215,7 @@ def test_an_object_that_is_also_a_folder_is_refused_before_anything_is_written(g
     objects = gs_place.bucket.listing("x")
     objects["x/a/below"] = objects["x/a"]  # a bucket can hold both; the server's disk cannot
 
-    with pytest.raises(Refused, match="x/a: is an object, and x/a/below lies below it"):
+    with pytest.raises(UserError, match="x/a: is an object, and x/a/below lies below it"):
         gs_place.bucket.fetch(objects, "x", tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
@@ -242,7 +242,7 @@ def test_no_method_takes_a_name_that_leaves_the_folder(place, tmp_path, act):
         "fetch": lambda name: bucket.fetch({f"x/{name}": stored}, "x", tmp_path / "into"),
     }
     for name in NAMES:
-        with pytest.raises(Refused, match="which is no file below a folder"):
+        with pytest.raises(UserError, match="which is no file below a folder"):
             acts[act](name)
     assert sorted(tmp_path.rglob("*")) == before
 

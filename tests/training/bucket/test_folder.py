@@ -10,7 +10,7 @@ import pytest
 
 from training.bucket.bucket import open_bucket
 from training.bucket.local_files import ARRIVING
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 
 def test_a_missing_folder_is_refused_and_not_made(tmp_path):
@@ -24,7 +24,7 @@ def test_a_missing_folder_is_refused_and_not_made(tmp_path):
         lambda bucket: bucket.upload(tmp_path / "file", "x"),
         lambda bucket: bucket.remove(["x"]),
     ):
-        with pytest.raises(Refused, match=r"there is no such folder \(make it first: mkdir"):
+        with pytest.raises(UserError, match=r"there is no such folder \(make it first: mkdir"):
             act(open_bucket(f"file://{tmp_path}/none"))
 
     assert not (tmp_path / "none").exists()
@@ -79,7 +79,7 @@ def test_links_and_pipes_in_a_bucket_are_no_objects(tmp_path):
     assert bucket.about("x/pipe") is None
     for act in (bucket.about, bucket.read, lambda name: bucket.write(name, b"x"), lambda name: bucket.remove([name])):
         for name in ("x/link", "x/out/hostname"):
-            with pytest.raises(Refused, match="is a symbolic link"):
+            with pytest.raises(UserError, match="is a symbolic link"):
                 act(name)
 
 
@@ -118,7 +118,7 @@ def test_what_the_disk_refuses_is_one_line_and_leaves_nothing(tmp_path, monkeypa
     monkeypatch.setattr(os, "fsync", refuse)
     bucket = open_bucket(f"file://{tmp_path}/bucket")
     for act in (lambda: bucket.write("x/a", b"x"), lambda: bucket.upload(tmp_path / "file", "x/a")):
-        with pytest.raises(Failed, match=rf"^file://{tmp_path}/bucket: .*: {os.strerror(number)}$"):
+        with pytest.raises(RunError, match=rf"^file://{tmp_path}/bucket: .*: {os.strerror(number)}$"):
             act()
     assert [path for path in (tmp_path / "bucket").rglob("*") if path.is_file()] == []
 
@@ -135,6 +135,6 @@ def test_a_bucket_that_may_not_be_written_is_refused(tmp_path, monkeypatch, numb
         return real(path, flags, *rest)
 
     monkeypatch.setattr(os, "open", refuse)
-    with pytest.raises(Refused, match=rf"forbidden: .*: {os.strerror(number)}"):
+    with pytest.raises(UserError, match=rf"forbidden: .*: {os.strerror(number)}"):
         open_bucket(f"file://{tmp_path}/bucket").write("x", b"x")
     assert list((tmp_path / "bucket").iterdir()) == []

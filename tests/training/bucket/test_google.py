@@ -11,7 +11,7 @@ import pytest
 from tests.tools.login_server import LoginServer
 from training.bucket import google
 from training.bucket.bucket import Changed, Damaged, open_bucket
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 CHILD = "import sys; from training.bucket.bucket import open_bucket; print(sorted(open_bucket(sys.argv[1]).listing('')))"
 
@@ -45,32 +45,34 @@ def refused(place, tmp_path, kind, message):
 
 def test_a_bucket_that_is_not_there_is_named_by_every_method(server, tmp_path):
     for name, act in acts(tmp_path).items():
-        with pytest.raises(Refused, match=r"^gs://none: there is no such bucket \(`./fab up --stack storage` makes one") as caught:
+        with pytest.raises(
+            UserError, match=r"^gs://none: there is no such bucket \(`./fab up --stack storage` makes one"
+        ) as caught:
             act(open_bucket("gs://none"))
         assert "\n" not in str(caught.value), name
 
 
 def test_what_is_forbidden_is_said_with_the_role_that_is_missing(gs_place, server, tmp_path):
     server.forbidden.add("bucket")
-    refused(gs_place.bucket, tmp_path, Refused, "^gs://bucket: forbidden: .* role Storage Object User .*storage.objects")
+    refused(gs_place.bucket, tmp_path, UserError, "^gs://bucket: forbidden: .* role Storage Object User .*storage.objects")
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
 def test_a_server_that_falters_for_long_is_given_up_in_time(gs_place, server, soon, status):
     server.failing, server.fails_with = 1000, status
-    with pytest.raises(Failed, match=r"^gs://bucket: Google Cloud Storage does not do it now: a fault of the test$"):
+    with pytest.raises(RunError, match=r"^gs://bucket: Google Cloud Storage does not do it now: a fault of the test$"):
         gs_place.bucket.write("x", b"x")
 
 
 def test_an_answer_that_nobody_knows_is_one_line_too(gs_place, server):
     server.failing, server.fails_with = 1, 418
-    with pytest.raises(Failed, match=r"^gs://bucket: Google Cloud Storage does not do it now: a fault of the test$"):
+    with pytest.raises(RunError, match=r"^gs://bucket: Google Cloud Storage does not do it now: a fault of the test$"):
         gs_place.bucket.listing("x")
 
 
 def test_an_unreachable_server_is_said_plainly(gs_place, monkeypatch, soon, tmp_path):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
-    refused(gs_place.bucket, tmp_path, Failed, "^gs://bucket: Google Cloud Storage cannot be reached .*: check its network")
+    refused(gs_place.bucket, tmp_path, RunError, "^gs://bucket: Google Cloud Storage cannot be reached .*: check its network")
 
 
 @pytest.mark.parametrize("fault", ["failing", "dropping", "losing"])
@@ -129,11 +131,11 @@ def test_a_download_goes_on_behind_what_an_earlier_process_left(gs_place, server
 
     def broken(blob, generation, start, end):
         if start == 3 * 2**20:
-            raise Failed("the network")
+            raise RunError("the network")
         return take(blob, generation, start, end)
 
     monkeypatch.setattr(bucket, "_part", broken)
-    with pytest.raises(Failed, match="the network"):
+    with pytest.raises(RunError, match="the network"):
         bucket.fetch(objects, "", tmp_path / "back")
     server.seen.clear()
 
@@ -199,7 +201,7 @@ def test_a_listing_with_a_name_that_leaves_the_folder_is_refused(gs_place, serve
     gs_place.put("x/planted")
     server.renames["x/planted"] = name
 
-    with pytest.raises(Refused, match=r"it lists .* which is no file below a folder .* nothing was written"):
+    with pytest.raises(UserError, match=r"it lists .* which is no file below a folder .* nothing was written"):
         gs_place.bucket.listing("x")
 
 
@@ -246,7 +248,7 @@ def test_without_a_login_the_command_is_named(server, login):
     code, line = listed(server)
 
     assert code == 1
-    assert line.startswith("training.refusal.Refused: gs://bucket: there is no Google login here (")
+    assert line.startswith("training.errors.UserError: gs://bucket: there is no Google login here (")
     assert line.endswith("; run: gcloud auth application-default login")
 
 
@@ -254,7 +256,7 @@ def test_without_a_login_the_command_is_named(server, login):
     ("answer", "message"),
     [
         ("fine", None),
-        ("invalid_grant", "Refused: gs://bucket: the Google login here has expired or was withdrawn (Error code invalid_grant: "),
+        ("invalid_grant", "UserError: gs://bucket: the Google login here has expired or was withdrawn (Error code invalid_grant: "),
     ],
 )
 def test_a_persons_login_is_used_and_an_expired_one_is_said(server, login, tmp_path, answer, message):
@@ -286,7 +288,7 @@ def test_a_metadata_server_that_is_late_at_boot_is_waited_for(server, login, lat
     if is_in_time:
         assert (code, line) == (0, "[]")
     else:
-        assert line.startswith("training.refusal.Failed: gs://bucket: the VM's metadata server gives no token (")
+        assert line.startswith("training.errors.RunError: gs://bucket: the VM's metadata server gives no token (")
 
 
 def test_a_login_that_the_bucket_does_not_accept_is_said_with_the_command(server, login):
@@ -294,7 +296,7 @@ def test_a_login_that_the_bucket_does_not_accept_is_said_with_the_command(server
 
     _, line = listed(server, NO_GCE_CHECK="", **login.env)
 
-    assert line.startswith("training.refusal.Refused: gs://bucket: Google does not accept the login here (a fault of the test)")
+    assert line.startswith("training.errors.UserError: gs://bucket: Google does not accept the login here (a fault of the test)")
     assert line.endswith("; run: gcloud auth application-default login")
 
 

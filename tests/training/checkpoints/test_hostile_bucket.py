@@ -14,7 +14,7 @@ from training.checkpoints.manifest import MANIFEST, complete_checkpoints, folder
 from training.checkpoints.pull import pull_run
 from training.checkpoints.push import Pusher, PushFailed
 from training.checkpoints.push_state import Record, read_record
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 NAMES = [
     "../x",
@@ -147,7 +147,7 @@ RUN_JSON = [
 @pytest.mark.parametrize("text", RUN_JSON)
 def test_a_run_json_that_is_none(pushed_to_folder, tmp_path, run, text):
     open_bucket(pushed_to_folder.url).write("runs/a/run.json", text)
-    with pytest.raises(Refused, match="it has no run a"):
+    with pytest.raises(UserError, match="it has no run a"):
         pull(pushed_to_folder, tmp_path)
     assert not (tmp_path / "into").exists()
 
@@ -174,7 +174,7 @@ def test_a_run_json_that_fills_the_memory(folder_place, tmp_path):
     with (folder_place.run() / "run.json").open("wb") as file:
         file.truncate(2**26)
 
-    with pytest.raises(Refused, match=r"run.json: is larger than 16 MiB"):
+    with pytest.raises(UserError, match=r"run.json: is larger than 16 MiB"):
         pull(folder_place, tmp_path)
     assert not (tmp_path / "into").exists()
 
@@ -186,7 +186,7 @@ def test_the_name_of_a_run(pushed_to_folder, tmp_path, name):
         lambda: claim(pushed_to_folder.url, name, "one"),
         lambda: release(pushed_to_folder.url, name, "one"),
     ):
-        with pytest.raises(Refused, match="is no name of a run") as caught:
+        with pytest.raises(UserError, match="is no name of a run") as caught:
             act()
         assert str(caught.value).isprintable()
     assert not (tmp_path / "into").exists()
@@ -199,7 +199,7 @@ def test_an_object_among_the_runs_files(run, gs_place, server, tmp_path, name):
     Pusher(run.path, run.job, gs_place.url, 60).once()
     server.renames["runs/a/config.yaml"] = f"runs/a/{name}"
 
-    with pytest.raises(Refused, match=r"it lists .* which is no file below a folder .* nothing was written"):
+    with pytest.raises(UserError, match=r"it lists .* which is no file below a folder .* nothing was written"):
         pull(gs_place, tmp_path)
     assert not (tmp_path / "into").exists()
 
@@ -210,7 +210,7 @@ def test_a_name_that_a_folder_can_hold_and_a_table_cannot(run, folder_place, tmp
     foreign = folder_place.run() / "a\x1b[2Jb"
     foreign.write_text("x")
 
-    with pytest.raises(Refused, match=r"it lists 'runs/a/a\\\\x1b\[2Jb'"):
+    with pytest.raises(UserError, match=r"it lists 'runs/a/a\\\\x1b\[2Jb'"):
         pull(folder_place, tmp_path)
     Pusher(run.path, run.job, folder_place.url, 60).once()  # it writes nothing here, and removes what is its own
     assert foreign.exists()
@@ -235,7 +235,7 @@ def test_links_that_lead_out_of_a_folder_are_not_followed(run, folder_place, tmp
         link.symlink_to(secret if at == "tensorboard" else secret / "key")
 
     if at in ("run.json", ""):
-        with pytest.raises(Refused, match="is a symbolic link"):
+        with pytest.raises(UserError, match="is a symbolic link"):
             pull(folder_place, tmp_path)
     else:
         pull(folder_place, tmp_path)
@@ -254,7 +254,7 @@ def test_a_link_in_the_folder_of_the_pull_is_not_written_through(run, pushed_to_
     (into / at).parent.mkdir(exist_ok=True)
     (into / at).symlink_to(outside)
 
-    with pytest.raises(Refused, match="is a symbolic link"):
+    with pytest.raises(UserError, match="is a symbolic link"):
         pull(pushed_to_folder, tmp_path)
     assert list(outside.iterdir()) == []
 
@@ -278,7 +278,7 @@ def test_a_lease_that_is_none_can_be_taken(place, text):
 def test_a_holder_of_a_lease_is_printed_as_text(folder_place):
     claim(folder_place.url, "a", "one\n\x1b[2J" + "n" * 10_000)
 
-    with pytest.raises(Refused, match=r"one\\n\\x1b\[2Jnnn") as caught:
+    with pytest.raises(UserError, match=r"one\\n\\x1b\[2Jnnn") as caught:
         claim(folder_place.url, "a", "two")
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
@@ -342,7 +342,7 @@ def test_a_manifest_on_this_disk(tmp_path, files):
 def test_a_folder_that_cannot_be_written_and_a_bucket_that_cannot(run, pushed, tmp_path, caplog):
     """/sys refuses even root, as a read-only disk does."""
     caplog.set_level(logging.WARNING)
-    with pytest.raises((Failed, Refused), match="cannot be written"):
+    with pytest.raises((RunError, UserError), match="cannot be written"):
         pull_run(pushed.url, "a", Path("/sys/kernel/results"), checkpoints="all")
     with pytest.raises(PushFailed, match=r"file:///sys/kernel: (forbidden: )?/sys/kernel/"):
         Pusher(run.path, run.job, "file:///sys/kernel", 60).once()

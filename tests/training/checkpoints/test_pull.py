@@ -13,7 +13,7 @@ from tests.training.checkpoints.conftest import Run, true_steps
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints, folder_of
 from training.checkpoints.pull import claim, pull_run, release
 from training.checkpoints.push import Pusher
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 VALUES = {10: 0.5, 20: 0.1, 30: 0.4, 40: 0.3}
 
@@ -83,7 +83,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_fails(pushed, tmp_path):
     for step in VALUES:
         harm(pushed, step)
 
-    with pytest.raises(Failed, match=r"every checkpoint is damaged \(steps 10, 20, 30, 40\)"):
+    with pytest.raises(RunError, match=r"every checkpoint is damaged \(steps 10, 20, 30, 40\)"):
         pull_run(pushed.url, "a", tmp_path / "fresh", checkpoints="newest")
 
 
@@ -114,11 +114,11 @@ def test_another_folder_is_refused_and_not_touched(run, pushed, tmp_path):
     file.write_text("mine")
     for folder, why in ((stuff, "not empty"), (other, "another run"), (file, "no folder")):
         before = contents(folder)
-        with pytest.raises(Refused, match=why):
+        with pytest.raises(UserError, match=why):
             pull_run(pushed.url, "a", folder, checkpoints="all")
         assert contents(folder) == before
     run.save(50)
-    with pytest.raises(Refused, match="ahead of"):
+    with pytest.raises(UserError, match="ahead of"):
         pull_run(pushed.url, "a", run.path, checkpoints="newest")
 
 
@@ -132,12 +132,12 @@ def test_a_pull_or_a_run_that_was_killed_at_its_very_beginning_is_no_obstacle(pu
         assert pull_run(pushed.url, "a", into, checkpoints="newest").steps == (20, 40)
 
     (tmp_path / "other/checkpoints" / folder_of(10)).mkdir(parents=True)
-    with pytest.raises(Refused, match="not empty"):
+    with pytest.raises(UserError, match="not empty"):
         pull_run(pushed.url, "a", tmp_path / "other", checkpoints="newest")
 
 
 def test_a_run_that_the_bucket_does_not_have_is_refused(pushed, tmp_path):
-    with pytest.raises(Refused, match="it has no run b"):
+    with pytest.raises(UserError, match="it has no run b"):
         pull_run(pushed.url, "b", tmp_path / "fresh", checkpoints="newest")
     assert not (tmp_path / "fresh").exists()
 
@@ -182,7 +182,7 @@ def test_a_machine_that_goes_on_keeps_the_best_of_the_one_before(run, pushed, tm
 def test_a_lease_is_one_holders_until_it_is_given_back_or_stale(place):
     claim(place.url, "a", "one")
     claim(place.url, "a", "one")
-    with pytest.raises(Refused, match=r"runs/a: one writes this run, and was heard of at .* UTC: stop the run there"):
+    with pytest.raises(UserError, match=r"runs/a: one writes this run, and was heard of at .* UTC: stop the run there"):
         claim(place.url, "a", "two")
     release(place.url, "a", "two")  # is not two's to give
     lease = place.run() / "lease.json"

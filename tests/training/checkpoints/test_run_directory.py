@@ -10,7 +10,7 @@ from training.checkpoints.manifest import config_sha256, folder_of, is_intact, w
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit, write_texts
 from training.checkpoints.trained_model import model_at
 from training.config_loader import load_config
-from training.refusal import Refused
+from training.errors import UserError
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_a_run_that_has_begun_is_neither_continued_nor_deleted_unasked(make):
     begin(make())
     save(make(), 40)
 
-    with pytest.raises(Refused, match=r"exists already, with checkpoints of steps 40 \(accepted: resume=true.*overwrite=true"):
+    with pytest.raises(UserError, match=r"exists already, with checkpoints of steps 40 \(accepted: resume=true.*overwrite=true"):
         begin(make())
 
 
@@ -69,7 +69,7 @@ def test_overwrite_never_deletes_a_folder_that_is_no_run(make, tmp_path):
     (tmp_path / "run" / "thesis.txt").write_text("years of work")
     (tmp_path / "run" / "config.yaml").write_text("theirs: 1")
 
-    with pytest.raises(Refused, match="exists already and is no run directory"):
+    with pytest.raises(UserError, match="exists already and is no run directory"):
         begin(make(overwrite="true"))
     assert (tmp_path / "run" / "thesis.txt").exists()
 
@@ -88,9 +88,9 @@ def test_resume_takes_the_highest_complete_step_and_records_itself(make):
 def test_resume_without_a_checkpoint_is_refused_with_advice_that_leads_out(make):
     begin(make())
 
-    with pytest.raises(Refused, match=r"no complete checkpoint .to start anew, overwrite=true instead"):
+    with pytest.raises(UserError, match=r"no complete checkpoint .to start anew, overwrite=true instead"):
         begin(make(resume="true"))
-    with pytest.raises(Refused, match=r"without a complete checkpoint .accepted: overwrite=true"):
+    with pytest.raises(UserError, match=r"without a complete checkpoint .accepted: overwrite=true"):
         begin(make())
     assert begin(make(overwrite="true")) is None
 
@@ -100,7 +100,7 @@ def test_a_resume_beyond_the_asked_length_is_refused_and_changes_nothing(make):
     save(make(), 20)
     before = {path: path.read_bytes() for path in make().directory.rglob("*") if path.is_file()}
 
-    with pytest.raises(Refused, match=r"at step 20 .* asks for 19 .accepted: 20 or more"):
+    with pytest.raises(UserError, match=r"at step 20 .* asks for 19 .accepted: 20 or more"):
         begin(make(resume="true"), total_steps=19)
     assert {path: path.read_bytes() for path in make().directory.rglob("*") if path.is_file()} == before
 
@@ -118,7 +118,7 @@ def test_a_checkpoint_of_another_run_is_refused(make, tmp_path):
     begin(make())
     save(make(seed=7), 20)
 
-    with pytest.raises(Refused, match=r"step=000000020: its manifest is of another configuration"):
+    with pytest.raises(UserError, match=r"step=000000020: its manifest is of another configuration"):
         begin(make(resume="true"))
 
 
@@ -129,10 +129,12 @@ def test_a_checkpoint_of_another_run_is_no_model_of_this_one(make):
     directory = RunDirectory(make().directory)
 
     for which in ("last", "40"):
-        with pytest.raises(Refused, match=r"step=000000040: its manifest is of another configuration than .*move that folder away"):
+        with pytest.raises(
+            UserError, match=r"step=000000040: its manifest is of another configuration than .*move that folder away"
+        ):
             model_at(directory, which)
     shutil.rmtree(directory.checkpoints / folder_of(40))
-    with pytest.raises(Refused, match=r"step=000000020/trainer.ckpt: not a readable model file"):
+    with pytest.raises(UserError, match=r"step=000000020/trainer.ckpt: not a readable model file"):
         model_at(directory, "last")  # it is chosen; the model itself is none here
 
 
@@ -151,7 +153,7 @@ def test_a_checkpoint_that_a_living_run_removes_meanwhile_is_no_error(make, monk
         return read or judge(checkpoint)
 
     monkeypatch.setattr("training.checkpoints.trained_model.is_intact", while_the_run_goes_on)
-    with pytest.raises(Refused, match=r"step=000000040/trainer.ckpt: not a readable model file"):
+    with pytest.raises(UserError, match=r"step=000000040/trainer.ckpt: not a readable model file"):
         model_at(directory, "last")
 
 
@@ -160,7 +162,7 @@ def test_a_resume_of_nothing_is_refused_with_advice_that_leads_out(make, made):
     if made:
         make().directory.mkdir()
 
-    with pytest.raises(Refused, match=r"no run has begun there .to start one, leave resume=true out"):
+    with pytest.raises(UserError, match=r"no run has begun there .to start one, leave resume=true out"):
         begin(make(resume="true"))
     assert begin(make()) is None
 
@@ -170,7 +172,7 @@ def test_a_folder_that_is_no_run_is_neither_resumed_nor_deleted(make, word):
     make().directory.mkdir()
     (make().directory / "thesis.txt").write_text("years of work")
 
-    with pytest.raises(Refused, match=r"exists already and is no run directory .set another name or output_dir"):
+    with pytest.raises(UserError, match=r"exists already and is no run directory .set another name or output_dir"):
         begin(make(**{word: "1" if word == "seed" else "true"}))
     assert (make().directory / "thesis.txt").exists()
     assert begin(make(name="another")) is None
@@ -181,7 +183,7 @@ def test_a_run_directory_of_state_is_recognised(make, word):
     make().directory.mkdir()
     (make().directory / "config.yaml").write_text("data: {kwargs: {pert_col: gene}}\n")
 
-    with pytest.raises(Refused, match="is a run directory of `state tx train`"):
+    with pytest.raises(UserError, match="is a run directory of `state tx train`"):
         begin(make(**{word: "1" if word == "seed" else "true"}))
 
 
@@ -198,9 +200,9 @@ def test_what_goes_on_after_an_interrupt(make):
 def test_a_path_that_is_too_long_is_refused(make, where):
     directory = RunDirectory(make(**where).directory)
 
-    with pytest.raises(Refused, match=r"cannot be written: its path is too long .set output_dir"), directory.held():
+    with pytest.raises(UserError, match=r"cannot be written: its path is too long .set output_dir"), directory.held():
         pass
-    with pytest.raises(Refused, match="its path is too long"):
+    with pytest.raises(UserError, match="its path is too long"):
         directory.refuse(make(**where))
 
 
@@ -209,7 +211,7 @@ def test_a_path_that_is_too_long_for_what_a_run_writes_in_it_is_refused(make, tm
     left = 4096 - len(str(tmp_path)) - 60
     folder = Path(*["d" * 100] * (left // 101), "d" * (left % 101 or 1))
 
-    with pytest.raises(Refused, match="its path is too long"):
+    with pytest.raises(UserError, match="its path is too long"):
         RunDirectory(make(output_dir=tmp_path / folder).directory).refuse(make())
 
 
@@ -260,7 +262,7 @@ def test_an_edited_run_json_is_refused(make, content):
     save(make(), 20)
     (make().directory / "run.json").write_text(content)
 
-    with pytest.raises(Refused, match=r"run.json: not .*the facts of a run"):
+    with pytest.raises(UserError, match=r"run.json: not .*the facts of a run"):
         begin(make(resume="true"))
 
 
@@ -268,7 +270,7 @@ def test_resume_with_another_configuration_names_each_change(make):
     begin(make())
     save(make(), 20)
 
-    with pytest.raises(Refused, match=r"another configuration: data.batch_size 16 -> 2, optim.lr 0.0001 -> 0.3"):
+    with pytest.raises(UserError, match=r"another configuration: data.batch_size 16 -> 2, optim.lr 0.0001 -> 0.3"):
         begin(make(resume="true", **{"optim.lr": 0.3, "data.batch_size": 2}))
 
 
@@ -283,7 +285,7 @@ def test_resume_with_other_data_is_refused(make):
     begin(make())
     save(make(), 20)
 
-    with pytest.raises(Refused, match=r"other data .fingerprint dddddddddddd, now eeeeeeeeeeee"):
+    with pytest.raises(UserError, match=r"other data .fingerprint dddddddddddd, now eeeeeeeeeeee"):
         begin(make(resume="true"), "e" * 64)
 
 
@@ -291,12 +293,12 @@ def test_a_place_that_cannot_be_written_is_refused_and_leaves_nothing(make, tmp_
     (tmp_path / "file").write_text("")
     config = make(output_dir=tmp_path / "file")
 
-    with pytest.raises(Refused, match=r"cannot be written: .*file is no writable folder"):
+    with pytest.raises(UserError, match=r"cannot be written: .*file is no writable folder"):
         RunDirectory(config.directory).refuse(config)
 
 
 def test_a_folder_without_a_configuration_is_no_run_directory(tmp_path):
-    with pytest.raises(Refused, match="not a run directory"):
+    with pytest.raises(UserError, match="not a run directory"):
         RunDirectory(tmp_path).config()
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from training.checkpoints import run_lock
 from training.checkpoints.run_lock import held, lock_file, refuse_if_held
-from training.refusal import Refused
+from training.errors import UserError
 
 # Holds the lock of argv[1], says so, and waits; with argv[2] it forks a worker that outlives it.
 HOLDER = r"""
@@ -70,9 +70,9 @@ def test_a_second_process_is_refused_with_the_first_ones_name(tmp_path, holder, 
     said = rf"run: process {process.pid} trains here since 20\d\d-.* .accepted: wait for its end, end it with `kill {process.pid}`"
 
     for ask in (held(run), held(tmp_path / "." / "run")):
-        with pytest.raises(Refused, match=said), ask:
+        with pytest.raises(UserError, match=said), ask:
             pass
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(UserError, match=said):
         refuse_if_held(run)
 
 
@@ -100,7 +100,7 @@ def test_a_stopped_holder_still_holds(tmp_path, holder, in_a_hurry):
     process = holder(tmp_path / "run")
 
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(Refused, match=f"process {process.pid} trains here"), held(tmp_path / "run"):
+    with pytest.raises(UserError, match=f"process {process.pid} trains here"), held(tmp_path / "run"):
         pass
 
 
@@ -131,7 +131,7 @@ def test_the_lock_stays_when_the_folder_is_moved_away_and_made_anew(tmp_path, in
     with held(run):
         run.rename(tmp_path / ".run.removed")
         run.mkdir()
-        with pytest.raises(Refused, match="trains here"), held(run):
+        with pytest.raises(UserError, match="trains here"), held(run):
             pass
 
 
@@ -149,7 +149,7 @@ def test_a_lock_whose_file_was_taken_away_is_not_mistaken_for_the_new_one(tmp_pa
         flock(handle, how)
 
     monkeypatch.setattr("training.checkpoints.run_lock.fcntl.flock", late)
-    with pytest.raises(Refused, match="another process trains here"), held(run):
+    with pytest.raises(UserError, match="another process trains here"), held(run):
         pass
     others[0].close()
 
@@ -158,7 +158,7 @@ def test_a_link_to_the_folder_leads_to_the_same_lock(tmp_path, in_a_hurry):
     (tmp_path / "run").mkdir()
     (tmp_path / "link").symlink_to("run")
 
-    with held(tmp_path / "run"), pytest.raises(Refused, match="trains here"), held(tmp_path / "link"):
+    with held(tmp_path / "run"), pytest.raises(UserError, match="trains here"), held(tmp_path / "link"):
         pass
 
 
@@ -183,7 +183,7 @@ def test_a_full_disk_leaves_the_lock_without_the_name_of_its_holder(tmp_path, mo
         patch.setattr("training.checkpoints.run_lock.os.pwrite", is_full)
         lock = held(Path(tmp_path / "run"))
         lock.__enter__()
-    with pytest.raises(Refused, match=r"another process trains here .accepted: wait for its end, or set another name"):
+    with pytest.raises(UserError, match=r"another process trains here .accepted: wait for its end, or set another name"):
         refuse_if_held(tmp_path / "run")
     lock.__exit__(None, None, None)
 
@@ -201,7 +201,7 @@ def test_of_many_at_once_one_goes_on(tmp_path, in_a_hurry):
                 most = max(most, inside)
                 until_all_have_asked.wait()
                 inside -= 1
-        except Refused:
+        except UserError:
             refused += 1
             until_all_have_asked.wait()
 

@@ -10,7 +10,7 @@ import torch
 
 from training.checkpoints.callback import SaveCheckpoints
 from training.config import CheckpointsConfig
-from training.refusal import Failed
+from training.errors import RunError
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_remedy_is_for_what_went_wrong(tmp_path, error, remedy):
         tmp_path / "checkpoints", CheckpointsConfig(), total_steps=20, config_sha256="config", data_fingerprint="data"
     )
 
-    with pytest.raises(Failed) as failed:
+    with pytest.raises(RunError) as failed:
         save.save_now(trainer)
 
     assert remedy in str(failed.value)

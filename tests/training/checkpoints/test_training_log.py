@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from training.checkpoints.training_log import TrainingLog
-from training.refusal import Failed
+from training.errors import RunError
 
 log = logging.getLogger("training.somewhere")
 
@@ -39,12 +39,12 @@ def _record(path, error):
 
 
 def test_a_failure_is_recorded_as_one_line_and_a_bug_with_its_traceback(tmp_path):
-    with pytest.raises(Failed, match="disk full"):
-        _record(tmp_path / "failed", Failed("disk full"))
+    with pytest.raises(RunError, match="disk full"):
+        _record(tmp_path / "failed", RunError("disk full"))
     with pytest.raises(KeyError, match="x"):
         _record(tmp_path / "bug", KeyError("x"))
 
-    assert (tmp_path / "failed").read_text().endswith("Failed: disk full\n")
+    assert (tmp_path / "failed").read_text().endswith("RunError: disk full\n")
     assert "Traceback" in (tmp_path / "bug").read_text()
 
 

@@ -12,7 +12,7 @@ from training.cells import Condition, Sizes
 from training.config import CellSetsConfig
 from training.data.assemble import open_cells
 from training.data.split_report import SplitRow
-from training.refusal import Refused
+from training.errors import UserError
 
 SPLIT = """
 [datasets]
@@ -232,7 +232,7 @@ def test_a_cell_type_without_controls_is_refused(here):
     adata = anndata.read_h5ad("one.h5ad")
     adata[~((adata.obs.perturbation == "control") & (adata.obs.cell_type == "B"))].copy().write_h5ad("one.h5ad")
     with pytest.raises(
-        Refused, match=r"one\.h5ad: the 30 cells of cell type 'B' have no control: none of them is 'control'.*split\.toml"
+        UserError, match=r"one\.h5ad: the 30 cells of cell type 'B' have no control: none of them is 'control'.*split\.toml"
     ):
         opened()
 
@@ -246,7 +246,7 @@ def test_a_cell_type_without_controls_does_no_harm_where_it_is_unused(here):
 def test_no_validation_cells_are_refused_unless_the_run_says_so(here):
     Path("split.toml").write_text(SPLIT.replace('val = ["P1"]\n', ""))
     with pytest.raises(
-        Refused, match=r"split\.toml: no cell is in val \(train: 80 .*\), but data.validation is split.*data.validation: none"
+        UserError, match=r"split\.toml: no cell is in val \(train: 80 .*\), but data.validation is split.*data.validation: none"
     ):
         opened().check_trainable()
     opened(validation="none").check_trainable()
@@ -255,18 +255,18 @@ def test_no_validation_cells_are_refused_unless_the_run_says_so(here):
 
 def test_validation_on_test_cells_needs_test_cells(here):
     Path("split.toml").write_text('[datasets]\nd = "one.h5ad"\n[training]\nd = "train"\n')
-    with pytest.raises(Refused, match=r"split\.toml: no cell is in test .*but data.validation is test"):
+    with pytest.raises(UserError, match=r"split\.toml: no cell is in test .*but data.validation is test"):
         opened(validation="test").check_trainable()
 
 
 def test_nothing_to_train_on_is_refused(here):
     Path("split.toml").write_text('[datasets]\nd = "one.h5ad"\n[zeroshot]\n"d.A" = "val"\n')
     opened().check_trainable()  # the controls are there
-    with pytest.raises(Refused, match=r"split\.toml: no cell is left to train on"):
+    with pytest.raises(UserError, match=r"split\.toml: no cell is left to train on"):
         opened(include_controls=False).check_trainable()
 
 
 def test_a_set_size_above_every_group_is_refused_with_the_largest(here):
     opened(set_size=10).check_trainable()
-    with pytest.raises(Refused, match=r"set_size 11 is larger than every group .*P1 in d\.A, has 10 \(accepted: 2 to 10\)"):
+    with pytest.raises(UserError, match=r"set_size 11 is larger than every group .*P1 in d\.A, has 10 \(accepted: 2 to 10\)"):
         opened(set_size=11).check_trainable()

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 
 from training.data import csc
 from training.data.h5ad import H5adFile
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 ROWS = np.array([7, 3, 3, 4, 5, 79, 0, 7, 78])
 
@@ -53,7 +53,7 @@ def test_a_copy_that_was_broken_off_is_not_used(write_h5ad, path, cache, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(sp.csc_matrix, "tocsr", full)
-        with pytest.raises(Failed, match=r"X: its rows do not fit into .*incubator any more"):
+        with pytest.raises(RunError, match=r"X: its rows do not fit into .*incubator any more"):
             H5adFile(path).read_x(ROWS)
     assert list(cache.iterdir()) == []
     assert_array_equal(H5adFile(path).read_x(ROWS), expected[ROWS])
@@ -63,7 +63,7 @@ def test_no_room_is_refused_before_anything_is_written(write_h5ad, path, cache, 
     write_h5ad(path, x="csc")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
     with pytest.raises(
-        Refused, match=r"X is CSC .* needs 0\.0 GB in .*incubator; .* set XDG_CACHE_HOME .* store the matrix as CSR"
+        UserError, match=r"X is CSC .* needs 0\.0 GB in .*incubator; .* set XDG_CACHE_HOME .* store the matrix as CSR"
     ):
         H5adFile(path).read_x(ROWS)
     assert list(cache.iterdir()) == []
@@ -73,12 +73,14 @@ def test_a_cache_folder_that_cannot_be_made_is_refused(write_h5ad, path, tmp_pat
     write_h5ad(path, x="csc")
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(Refused, match=r"X is CSC .* needs a folder .*file/incubator, which cannot be made .*; set XDG_CACHE_HOME"):
+    with pytest.raises(
+        UserError, match=r"X is CSC .* needs a folder .*file/incubator, which cannot be made .*; set XDG_CACHE_HOME"
+    ):
         H5adFile(path).read_x(ROWS)
 
 
 def test_unsorted_rows_are_refused(path):
     x = sp.csc_matrix((np.ones(3), np.array([2, 0, 1]), np.array([0, 2, 3])), shape=(3, 2))
     anndata.AnnData(x).write_h5ad(path)
-    with pytest.raises(Refused, match="CSC with unsorted rows in a column; store it as CSR"):
+    with pytest.raises(UserError, match="CSC with unsorted rows in a column; store it as CSR"):
         H5adFile(path).read_x(np.array([0]))

@@ -11,7 +11,7 @@ from training.cells import CellSetBatch, RunLength
 from training.config import CellSetsConfig
 from training.data.assemble import open_cells
 from training.data.datamodule import CellSetsDataModule, StreamSampler
-from training.refusal import Refused
+from training.errors import UserError
 
 TENSORS = ("control", "target", "perturbation", "gem_group", "target_genes", "control_genes")
 TOTAL = 12
@@ -134,7 +134,7 @@ def test_a_refusal_in_a_worker_is_one_message_without_a_traceback(here, num_work
     Path("changed.h5ad").replace("one.h5ad")
     for file in data._maker._reader.files:
         file._forget()  # as if it had been damaged before it was opened
-    with pytest.raises(Refused, match=r"^one\.h5ad: .*row \d+.*$") as refusal:
+    with pytest.raises(UserError, match=r"^one\.h5ad: .*row \d+.*$") as refusal:
         list(data.train_dataloader())
     assert "Traceback" not in str(refusal.value)
 
@@ -164,5 +164,5 @@ def test_workers_outlive_the_shutdown_of_the_machine_and_end_when_the_run_says_s
 
 
 def test_a_run_that_cannot_be_trained_is_refused_when_it_is_put_together(here):
-    with pytest.raises(Refused, match="set_size 121 is larger than every group"):
+    with pytest.raises(UserError, match="set_size 121 is larger than every group"):
         make(set_size=121)

@@ -6,7 +6,7 @@ import pytest
 from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.reader import Genes, H5adReader, open_reader
-from training.refusal import Refused
+from training.errors import UserError
 
 
 def open_all(files: list[H5adFile], trained: Genes | None = None, **choices) -> tuple[H5adReader, Genes]:
@@ -33,7 +33,7 @@ class TestNothingShared:
     def refusal(self, tmp_path, **choices) -> str:
         try:
             self.opened(tmp_path, **choices)
-        except Refused as error:
+        except UserError as error:
             return str(error)
         pytest.fail("was not refused")
 
@@ -69,6 +69,6 @@ class TestNothingShared:
         for name, genes in (("a", "AB"), ("b", "BC"), ("c", "AC")):
             write_h5ad(tmp_path / f"{name}.h5ad", genes=tuple(genes))
         with pytest.raises(
-            Refused, match=r"no gene of X is in all of .*c\.h5ad; .*a\.h5ad has A, B, .*; name the genes alike in all"
+            UserError, match=r"no gene of X is in all of .*c\.h5ad; .*a\.h5ad has A, B, .*; name the genes alike in all"
         ):
             self.opened(tmp_path, names="abc", gene_alignment="by_name")

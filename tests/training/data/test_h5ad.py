@@ -12,7 +12,7 @@ import scipy.sparse as sp
 from numpy.testing import assert_array_equal
 
 from training.data.h5ad import H5adFile
-from training.refusal import Refused
+from training.errors import UserError
 
 ROWS = np.array([7, 3, 3, 4, 5, 79, 0, 7, 78])
 
@@ -116,7 +116,7 @@ class TestLabels:
     def test_a_misspelt_column_is_refused_with_the_nearest(self, write_h5ad, path):
         write_h5ad(path)
         with pytest.raises(
-            Refused, match=r"cells\.h5ad: obs has no column 'celltype'; did you mean cell_type\?; it has .*perturbation"
+            UserError, match=r"cells\.h5ad: obs has no column 'celltype'; did you mean cell_type\?; it has .*perturbation"
         ):
             H5adFile(path).labels("celltype")
 
@@ -128,7 +128,7 @@ class TestLabels:
         adata.obs["cell_type"] = values if plain else pd.Categorical(values)
         with anndata.settings.override(allow_write_nullable_strings=True):
             adata.write_h5ad(path)
-        with pytest.raises(Refused, match=r"obs column 'cell_type' has no value in 2 of 80 cells \(rows 5, 9\)") as refusal:
+        with pytest.raises(UserError, match=r"obs column 'cell_type' has no value in 2 of 80 cells \(rows 5, 9\)") as refusal:
             H5adFile(path).labels("cell_type")
         remedy = str(refusal.value).partition("or drop these: ")[2]
         del refusal
@@ -142,7 +142,7 @@ class TestLabels:
         adata.obs["dose"] = 0.5
         adata.write_h5ad(path)
         with pytest.raises(
-            Refused, match=r"obs column 'dose' holds numbers \(float64, for example 0\.5\), not labels; accepted: text"
+            UserError, match=r"obs column 'dose' holds numbers \(float64, for example 0\.5\), not labels; accepted: text"
         ):
             H5adFile(path).labels("dose")
 
@@ -166,7 +166,7 @@ def refusal(path: Path, column: str | None) -> str:
     """The message about gene names, when the file is closed again."""
     try:
         H5adFile(path).gene_names(column)
-    except Refused as error:
+    except UserError as error:
         return str(error)
     pytest.fail("was not refused")
 
@@ -183,14 +183,14 @@ class TestGeneNames:
         adata.var["gene_name"] = pd.Categorical(["KLF1", "GATA1"]) if categorical else ["KLF1", "GATA1"]
         adata.write_h5ad(path)
         assert H5adFile(path).gene_names("gene_name") == ("KLF1", "GATA1")
-        with pytest.raises(Refused, match=r"var has no column 'genename'; did you mean gene_name\?"):
+        with pytest.raises(UserError, match=r"var has no column 'genename'; did you mean gene_name\?"):
             H5adFile(path).gene_names("genename")
 
     def test_names_that_occur_twice_are_refused(self, write_h5ad, path):
         adata = write_h5ad(path, genes=("E1", "E2", "E3", "E4", "E5"))
         adata.var["symbol"] = ["A", "B", "A", "C", "B"]
         adata.write_h5ad(path)
-        with pytest.raises(Refused, match=r"var column 'symbol' has gene names that occur more than once: A, B; "):
+        with pytest.raises(UserError, match=r"var column 'symbol' has gene names that occur more than once: A, B; "):
             H5adFile(path).gene_names("symbol")
 
     @pytest.mark.filterwarnings("ignore:Variable names are not unique")  # anndata says so, rightly
@@ -220,7 +220,7 @@ class TestGeneNames:
         adata = write_h5ad(path, genes=("E1", "E2", "E3"))
         adata.var["symbol"] = pd.Categorical(["A", None, "B"])
         adata.write_h5ad(path)
-        with pytest.raises(Refused, match="var column 'symbol' has no gene name in rows 1"):
+        with pytest.raises(UserError, match="var column 'symbol' has no gene name in rows 1"):
             H5adFile(path).gene_names("symbol")
 
 
@@ -239,48 +239,48 @@ class TestHighlyVariable:
         adata.write_h5ad(path)
         assert H5adFile(path).hvg_names(2, None) == ("G1", "other")
         with pytest.raises(
-            Refused, match=r"the 3 columns of obsm/X_hvg .* var/highly_variable marks 4 and uns/hvg_names has 2; mark 3"
+            UserError, match=r"the 3 columns of obsm/X_hvg .* var/highly_variable marks 4 and uns/hvg_names has 2; mark 3"
         ):
             H5adFile(path).hvg_names(3, None)
 
     def test_without_any_list_it_is_refused(self, write_h5ad, path):
         write_h5ad(path)
-        with pytest.raises(Refused, match="there is neither var/highly_variable nor uns/hvg_names"):
+        with pytest.raises(UserError, match="there is neither var/highly_variable nor uns/hvg_names"):
             H5adFile(path).hvg_names(3, None)
-        with pytest.raises(Refused, match="var has no column 'highly_variable'"):
+        with pytest.raises(UserError, match="var has no column 'highly_variable'"):
             H5adFile(path).highly_variable()
 
 
 class TestBadFiles:
     def test_missing(self, write_h5ad, tmp_path):
         write_h5ad(tmp_path / "k562_cells.h5ad")
-        with pytest.raises(Refused, match=r"k562-cell\.h5ad: there is no such file; did you mean k562_cells\.h5ad\?"):
+        with pytest.raises(UserError, match=r"k562-cell\.h5ad: there is no such file; did you mean k562_cells\.h5ad\?"):
             H5adFile(tmp_path / "k562-cell.h5ad")
-        with pytest.raises(Refused, match=r"there is no such file; nor is there a folder .*nowhere"):
+        with pytest.raises(UserError, match=r"there is no such file; nor is there a folder .*nowhere"):
             H5adFile(tmp_path / "nowhere" / "k562.h5ad")
-        with pytest.raises(Refused, match="this is a folder"):
+        with pytest.raises(UserError, match="this is a folder"):
             H5adFile(tmp_path)
 
     def test_truncated(self, write_h5ad, path):
         write_h5ad(path)
         os.truncate(path, path.stat().st_size // 2)
-        with pytest.raises(Refused, match=r"cells\.h5ad: the file is cut short at \d+ bytes; copy it again"):
+        with pytest.raises(UserError, match=r"cells\.h5ad: the file is cut short at \d+ bytes; copy it again"):
             H5adFile(path)
 
     def test_no_hdf5(self, path):
         path.write_text("<html>404</html>")
-        with pytest.raises(Refused, match=r"this is no HDF5 file, so no \.h5ad \(16 bytes"):
+        with pytest.raises(UserError, match=r"this is no HDF5 file, so no \.h5ad \(16 bytes"):
             H5adFile(path)
 
     def test_hdf5_that_is_no_h5ad(self, path):
         with h5py.File(path, "w") as file:
             file["matrix"] = [1]
-        with pytest.raises(Refused, match=r"not \.h5ad .*: no table 'obs' \(the file has matrix\)"):
+        with pytest.raises(UserError, match=r"not \.h5ad .*: no table 'obs' \(the file has matrix\)"):
             H5adFile(path)
 
     def test_no_cells(self, path):
         anndata.AnnData(np.zeros((0, 2), np.float32)).write_h5ad(path)
-        with pytest.raises(Refused, match="the file has no cells"):
+        with pytest.raises(UserError, match="the file has no cells"):
             H5adFile(path)
 
     def test_damage_inside_a_compressed_matrix(self, write_h5ad, path):
@@ -290,14 +290,14 @@ class TestBadFiles:
         with path.open("r+b") as stream:
             stream.seek(chunk.byte_offset)
             stream.write(b"\xff" * 64)
-        with pytest.raises(Refused, match=r"cells\.h5ad: X cannot be read; the file is damaged"):
+        with pytest.raises(UserError, match=r"cells\.h5ad: X cannot be read; the file is damaged"):
             H5adFile(path).read_x(ROWS)
 
     def test_column_indices_beyond_the_matrix(self, write_h5ad, path):
         write_h5ad(path)
         with h5py.File(path, "r+") as file:
             file["X/indices"][3] = 12
-        with pytest.raises(Refused, match=r"X is damaged \(column indices 0 to 12, but 12 columns\)"):
+        with pytest.raises(UserError, match=r"X is damaged \(column indices 0 to 12, but 12 columns\)"):
             H5adFile(path).read_x(np.arange(80))
 
     @pytest.mark.parametrize("x", ["csr", "csc"])
@@ -309,13 +309,13 @@ class TestBadFiles:
                 file[f"X/{part}"].resize((5,))
             else:
                 file[f"X/{part}"][at] = value
-        with pytest.raises(Refused, match="X is damaged: its indptr does not fit its shape, data and indices"):
+        with pytest.raises(UserError, match="X is damaged: its indptr does not fit its shape, data and indices"):
             H5adFile(path).read_x(np.arange(80))
 
     def test_an_unknown_embedding_is_refused_with_the_nearest(self, write_h5ad, path):
         write_h5ad(path, obsm={"X_state": 3})
         with pytest.raises(
-            Refused, match=r"obsm has no key 'X_States'; did you mean X_state\?; it has X_state \(outside of obsm there are X\)"
+            UserError, match=r"obsm has no key 'X_States'; did you mean X_state\?; it has X_state \(outside of obsm there are X\)"
         ):
             H5adFile(path).read_obsm("X_States", ROWS)
 
@@ -323,13 +323,13 @@ class TestBadFiles:
         adata = write_h5ad(path)
         adata.obsm["X_pca"] = pd.DataFrame({"PC1": 1.0}, index=adata.obs_names)
         adata.write_h5ad(path)
-        with pytest.raises(Refused, match="obsm/X_pca is stored as dataframe; accepted: dense, csr_matrix, csc_matrix"):
+        with pytest.raises(UserError, match="obsm/X_pca is stored as dataframe; accepted: dense, csr_matrix, csc_matrix"):
             H5adFile(path).obsm_width("X_pca")
 
     def test_no_x(self, path):
         anndata.AnnData(obs=pd.DataFrame(index=["a", "b"]), obsm={"X_state": np.ones((2, 3))}).write_h5ad(path)
         assert_array_equal(H5adFile(path).read_obsm("X_state", np.array([1])), [[1, 1, 1]])
-        with pytest.raises(Refused, match="there is no X"):
+        with pytest.raises(UserError, match="there is no X"):
             H5adFile(path).read_x(np.array([0]))
 
     def test_x_of_another_shape_or_of_words(self, write_h5ad, path):
@@ -337,10 +337,10 @@ class TestBadFiles:
         with h5py.File(path, "r+") as file:
             del file["X"]
             file["X"] = np.zeros((80, 11))
-        with pytest.raises(Refused, match=r"X has shape \(80, 11\), but there are 80 cells and 12 genes"):
+        with pytest.raises(UserError, match=r"X has shape \(80, 11\), but there are 80 cells and 12 genes"):
             H5adFile(path).read_x(ROWS)
         with h5py.File(path, "r+") as file:
             del file["X"]
             file["X"] = np.full((80, 12), b"a")
-        with pytest.raises(Refused, match=r"X holds \|S1; accepted"):
+        with pytest.raises(UserError, match=r"X holds \|S1; accepted"):
             H5adFile(path).read_x(ROWS)

@@ -13,7 +13,7 @@ import pytest
 
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import why_not_read
-from training.refusal import Refused
+from training.errors import UserError
 
 DAMAGED = r"^.*cells\.h5ad: .* cannot be read; the file is damaged, copy or write it again \(\w+: .*\)$"
 
@@ -41,7 +41,7 @@ def test_a_frame_that_lacks_a_part(write_h5ad, path, frame, part):
     with h5py.File(path, "r+") as file:
         del file[frame][part if part == "_index" else {"obs": "perturbation", "var": "highly_variable"}[frame]]
     with pytest.raises(
-        Refused, match=DAMAGED if part != "column" or frame == "obs" else r"cells\.h5ad: .*X_hvg have no gene names"
+        UserError, match=DAMAGED if part != "column" or frame == "obs" else r"cells\.h5ad: .*X_hvg have no gene names"
     ):
         read_all(path)
 
@@ -62,7 +62,7 @@ def test_the_order_of_columns_may_be_missing_or_a_single_word(write_h5ad, path, 
     if order is None or isinstance(order, np.ndarray):
         assert read.labels("cell_type").names == ("A", "B")
     else:
-        with pytest.raises(Refused, match=r"obs has no column 'cell_type'; it has perturbation$"):
+        with pytest.raises(UserError, match=r"obs has no column 'cell_type'; it has perturbation$"):
             read.labels("cell_type")
 
 
@@ -78,7 +78,7 @@ def test_a_missing_attribute_is_named(write_h5ad, path, where, attribute, messag
     write_h5ad(path, obsm={"X_hvg": 3})
     with h5py.File(path, "r+") as file:
         del file[where].attrs[attribute]
-    with pytest.raises(Refused, match=rf"cells\.h5ad: .*{message}"):
+    with pytest.raises(UserError, match=rf"cells\.h5ad: .*{message}"):
         read_all(path)
 
 
@@ -97,7 +97,7 @@ def test_a_filter_that_is_not_here_is_named(write_h5ad, path, number, name, plac
         file[place].attrs.update(attributes)
     what = place.removesuffix("/codes")
     message = rf"cells\.h5ad: {what} is compressed with the filter {name} \(id {number}\), which this HDF5 lacks; .* hdf5plugin"
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(UserError, match=message):
         read_all(path)
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_another_process_writes(write_h5ad, path):
     ) as other:
         assert other.stdout is not None
         other.stdout.readline()
-        with pytest.raises(Refused, match=r"cells\.h5ad: another process holds the file open for writing .*; close it there, "):
+        with pytest.raises(UserError, match=r"cells\.h5ad: another process holds the file open for writing .*; close it there, "):
             H5adFile(path)
         other.communicate("")
     assert H5adFile(path).n_obs == 80
@@ -135,7 +135,7 @@ def test_a_column_that_is_shorter_than_its_frame(write_h5ad, path):
         del file["obs/cell_type"]
         file["obs"].create_dataset("cell_type", data=["A"] * 79)
         file["obs/cell_type"].attrs.update({"encoding-type": "string-array", "encoding-version": "0.2.0"})
-    with pytest.raises(Refused, match=r"obs/cell_type has shape \(79,\), but obs has 80 rows; write the file again"):
+    with pytest.raises(UserError, match=r"obs/cell_type has shape \(79,\), but obs has 80 rows; write the file again"):
         read_all(path)
 
 
@@ -146,7 +146,7 @@ def test_a_group_that_is_a_number(write_h5ad, path, part):
         del file[part]
         file[part] = 1
     message = "no table 'var'" if part == "var" else f"{part} cannot be read; the file is damaged"
-    with pytest.raises(Refused, match=rf"cells\.h5ad: .*{message}"):
+    with pytest.raises(UserError, match=rf"cells\.h5ad: .*{message}"):
         read_all(path)
 
 
@@ -155,7 +155,7 @@ def test_an_encoding_that_anndata_does_not_know(write_h5ad, path):
     with h5py.File(path, "r+") as file:
         file["obs/cell_type"].attrs["encoding-type"] = "categorica1"
     with pytest.raises(
-        Refused, match=r"obs/cell_type is stored as 'categorica1', version '0\.2\.0', which anndata \S+ cannot read"
+        UserError, match=r"obs/cell_type is stored as 'categorica1', version '0\.2\.0', which anndata \S+ cannot read"
     ):
         read_all(path)
 
@@ -170,7 +170,7 @@ def test_overwritten_bytes_are_refused_or_read(write_h5ad, path):
         path.write_bytes(whole[:at] + rng.bytes(64) + whole[at + 64 :])
         try:
             read_all(path)
-        except Refused as error:
+        except UserError as error:
             refused.append(str(error))
     assert len(refused) > 50
     assert all("cells.h5ad: " in message for message in refused)
@@ -179,25 +179,25 @@ def test_overwritten_bytes_are_refused_or_read(write_h5ad, path):
 def test_an_archive_is_to_be_unpacked(write_h5ad, path):
     write_h5ad(path)
     path.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(Refused, match=r"cells\.h5ad: this is a gzip file; gunzip it first \(\d+ bytes"):
+    with pytest.raises(UserError, match=r"cells\.h5ad: this is a gzip file; gunzip it first \(\d+ bytes"):
         H5adFile(path)
 
 
 def test_links_that_lead_nowhere(path):
     path.symlink_to("gone.h5ad")
-    with pytest.raises(Refused, match=r"cells\.h5ad: is a link to .*/gone\.h5ad, which does not exist$"):
+    with pytest.raises(UserError, match=r"cells\.h5ad: is a link to .*/gone\.h5ad, which does not exist$"):
         H5adFile(path)
     path.unlink()
     path.symlink_to(path.name)
-    with pytest.raises(Refused, match=r"cells\.h5ad: is a link to .*/cells\.h5ad, which leads back to itself$"):
+    with pytest.raises(UserError, match=r"cells\.h5ad: is a link to .*/cells\.h5ad, which leads back to itself$"):
         H5adFile(path)
 
 
 def test_no_columns(path):
     anndata.AnnData(np.zeros((4, 0), np.float32), obsm={"X_state": np.zeros((4, 0), np.float32)}).write_h5ad(path)
-    with pytest.raises(Refused, match=r"cells\.h5ad: X has no columns \(shape \(4, 0\)\); accepted: at least one"):
+    with pytest.raises(UserError, match=r"cells\.h5ad: X has no columns \(shape \(4, 0\)\); accepted: at least one"):
         H5adFile(path).read_x(np.arange(4))
-    with pytest.raises(Refused, match=r"obsm/X_state has no columns \(shape \(4, 0\)\)"):
+    with pytest.raises(UserError, match=r"obsm/X_state has no columns \(shape \(4, 0\)\)"):
         H5adFile(path).obsm_width("X_state")
 
 
@@ -206,5 +206,5 @@ def test_an_embedding_of_three_dimensions(write_h5ad, path):
     with h5py.File(path, "r+") as file:
         file["obsm/X_state"] = np.zeros((80, 2, 3), np.float32)
     message = r"obsm/X_state has shape \(80, 2, 3\), but there are 80 cells \(accepted: a matrix with a row for each\)$"
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(UserError, match=message):
         H5adFile(path).obsm_width("X_state")

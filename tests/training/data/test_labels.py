@@ -16,7 +16,7 @@ from training.config_loader import load_config
 from training.data.h5ad import Labels
 from training.data.labels import canonical, check_labels, identity
 from training.data.table import CellTable
-from training.refusal import Refused
+from training.errors import UserError
 
 REST = [("A", "P1", "g1", 8), ("B", "P2", "g1", 8), ("B", "P3", "g1", 8)]
 
@@ -33,7 +33,7 @@ def screen(*groups: tuple[str, str, str, int], control: str = "control", path: s
 
 
 def refusal(**changes) -> str:
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         opened(**changes)
     return str(refused.value)
 

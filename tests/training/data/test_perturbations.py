@@ -13,7 +13,7 @@ from numpy.testing import assert_array_equal
 
 from training.config import CellSetsConfig
 from training.data.perturbations import features_for, one_hot, read_features, write_perturbed_genes
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 SUFFIXES = [".pt", ".npz", ".safetensors"]
 VECTORS = {"KLF1": [1.0, 2.0, 3.0], "GATA1": [0.5, 0.0, -1.0], "BAK1": [0.0, 0.0, 4.0]}
@@ -42,7 +42,7 @@ def test_one_hot_is_sorted_and_each_name_has_its_own_place():
     assert_array_equal(features.vectors, np.eye(3))
     assert [features.index(name) for name in ("control", "a", "b")] == [2, 0, 1]
     with pytest.raises(
-        Refused, match=r"perturbation 'Control_' has no vector; did you mean control\?; the 3 known are a, b, control"
+        UserError, match=r"perturbation 'Control_' has no vector; did you mean control\?; the 3 known are a, b, control"
     ):
         features.index("Control_")
 
@@ -65,53 +65,53 @@ class TestBadFiles:
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_vectors_of_different_lengths(self, tmp_path, suffix):
         path = save(tmp_path / f"f{suffix}", VECTORS | {"MAP2K6": [1.0, 2.0]})
-        with pytest.raises(Refused, match=rf"f\{suffix}: vectors differ in length: 'BAK1' has 3 values, 'MAP2K6' has 2"):
+        with pytest.raises(UserError, match=rf"f\{suffix}: vectors differ in length: 'BAK1' has 3 values, 'MAP2K6' has 2"):
             read_features(path)
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_values_that_are_not_finite(self, tmp_path, suffix, value):
         path = save(tmp_path / f"f{suffix}", VECTORS | {"MAP2K6": [1.0, value, 3.0]})
-        with pytest.raises(Refused, match=rf"f\{suffix}: 'MAP2K6' has 1 values that are not finite, the first {value} at 1"):
+        with pytest.raises(UserError, match=rf"f\{suffix}: 'MAP2K6' has 1 values that are not finite, the first {value} at 1"):
             read_features(path)
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_no_vectors(self, tmp_path, suffix):
-        with pytest.raises(Refused, match=rf"f\{suffix}: the file is empty"):
+        with pytest.raises(UserError, match=rf"f\{suffix}: the file is empty"):
             read_features(save(tmp_path / f"f{suffix}", {}))
 
     @pytest.mark.parametrize("content", [b"", b"no such format", b"hello", b"a = 1", b"KLF1,1,2\n"])
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_another_format_or_no_byte(self, tmp_path, suffix, content):
         (tmp_path / f"f{suffix}").write_bytes(content)
-        with pytest.raises(Refused, match=rf"f\{suffix}: cannot be read as a \{suffix} file of name -> vector: ."):
+        with pytest.raises(UserError, match=rf"f\{suffix}: cannot be read as a \{suffix} file of name -> vector: ."):
             read_features(tmp_path / f"f{suffix}")
 
     @pytest.mark.parametrize("suffix", SUFFIXES)
     def test_truncated(self, tmp_path, suffix):
         path = save(tmp_path / f"f{suffix}", VECTORS)
         path.write_bytes(path.read_bytes()[:-40])
-        with pytest.raises(Refused, match="cannot be read as"):
+        with pytest.raises(UserError, match="cannot be read as"):
             read_features(path)
 
     def test_an_array_instead_of_an_archive(self, tmp_path):
         with (tmp_path / "f.npz").open("wb") as stream:
             np.save(stream, np.ones(3))
-        with pytest.raises(Refused, match="the file holds a ndarray; accepted: a dictionary"):
+        with pytest.raises(UserError, match="the file holds a ndarray; accepted: a dictionary"):
             read_features(tmp_path / "f.npz")
 
     def test_missing_with_the_nearest_name(self, tmp_path):
         save(tmp_path / "esm2_features.pt", VECTORS)
-        with pytest.raises(Refused, match=r"esm2-feature\.pt: there is no such file; did you mean esm2_features\.pt\?"):
+        with pytest.raises(UserError, match=r"esm2-feature\.pt: there is no such file; did you mean esm2_features\.pt\?"):
             read_features(tmp_path / "esm2-feature.pt")
 
     def test_another_suffix(self, tmp_path):
-        with pytest.raises(Refused, match=r"features end in '\.csv'; accepted: \.npz, \.pt, \.safetensors"):
+        with pytest.raises(UserError, match=r"features end in '\.csv'; accepted: \.npz, \.pt, \.safetensors"):
             read_features(tmp_path / "f.csv")
 
     def test_code_in_a_pt_file_is_not_run(self, tmp_path):
         torch.save({"A": Bomb(tmp_path / "exploded")}, tmp_path / "f.pt")
-        with pytest.raises(Refused, match=r"f\.pt: cannot be read"):
+        with pytest.raises(UserError, match=r"f\.pt: cannot be read"):
             read_features(tmp_path / "f.pt")
         assert not (tmp_path / "exploded").exists()
 
@@ -137,34 +137,34 @@ class TestBadFiles:
     @pytest.mark.filterwarnings("ignore:Validating sparse tensor")  # torch says so while it loads
     def test_what_is_no_dictionary_of_vectors(self, tmp_path, content, message):
         torch.save(content, tmp_path / "f.pt")
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             read_features(tmp_path / "f.pt")
 
     @pytest.mark.filterwarnings("ignore")  # torch says that they will go
     def test_a_quantized_tensor(self, tmp_path):
         torch.save({"A": torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8)}, tmp_path / "f.pt")
-        with pytest.raises(Refused, match="'A' is a tensor that is quantized; accepted: a dense vector"):
+        with pytest.raises(UserError, match="'A' is a tensor that is quantized; accepted: a dense vector"):
             read_features(tmp_path / "f.pt")
 
     @pytest.mark.parametrize("content", [{"A": np.ones(3)}, pd.DataFrame({"A": [1.0]}), {"A": np.float64(1)}])
     def test_python_objects_in_a_pt_file(self, tmp_path, content):
         torch.save(content, tmp_path / "f.pt")
         message = r"vector: it holds Python objects other than tensors; save a dict of name -> tensor$"
-        with pytest.raises(Refused, match=message) as refused:
+        with pytest.raises(UserError, match=message) as refused:
             read_features(tmp_path / "f.pt")
         assert str(refused.value).isprintable()
 
     def test_text_that_is_called_pt(self, tmp_path):
         (tmp_path / "f.pt").write_text("gene,a,b\nKLF1,1,2\n")
-        with pytest.raises(Refused, match=r"vector: torch\.save did not write it; save a dict of name -> tensor$"):
+        with pytest.raises(UserError, match=r"vector: torch\.save did not write it; save a dict of name -> tensor$"):
             read_features(tmp_path / "f.pt")
 
     def test_a_link_that_leads_nowhere_and_a_folder(self, tmp_path):
         (tmp_path / "f.pt").symlink_to(tmp_path / "gone.pt")
-        with pytest.raises(Refused, match=r"f\.pt: is a link to .*gone\.pt, which does not exist"):
+        with pytest.raises(UserError, match=r"f\.pt: is a link to .*gone\.pt, which does not exist"):
             read_features(tmp_path / "f.pt")
         (tmp_path / "g.pt").mkdir()
-        with pytest.raises(Refused, match=r"g\.pt: this is a folder"):
+        with pytest.raises(UserError, match=r"g\.pt: this is a folder"):
             read_features(tmp_path / "g.pt")
 
 
@@ -210,7 +210,7 @@ class TestFeaturesOfTheData:
             r"f\.pt: 1 of 3 perturbations of the data have features; missing: Bak-1, MAP2K6; did you mean BAK1\?; "
             r"the file has BAK1, GATA1, KLF1; .* set data\.missing_features to zeros or drop$"
         )
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             features_for(config(path), ["KLF1", "MAP2K6", "Bak-1", "control"])
 
     def test_zeros_on_request(self, tmp_path, caplog):
@@ -232,7 +232,9 @@ class TestFeaturesOfTheData:
     @pytest.mark.parametrize("missing_features", ["refuse", "zeros", "drop"])
     def test_a_file_that_covers_nothing_is_refused_whatever_is_set(self, tmp_path, missing_features):
         path = save(tmp_path / "f.pt", VECTORS)
-        with pytest.raises(Refused, match=r"0 of 2 perturbations .*missing: X1, X2; .* \(which needs at least one with features\)"):
+        with pytest.raises(
+            UserError, match=r"0 of 2 perturbations .*missing: X1, X2; .* \(which needs at least one with features\)"
+        ):
             features_for(config(path, missing_features=missing_features), ["X1", "X2", "control"])
 
 
@@ -272,9 +274,9 @@ class TestPerturbedGenes:
         assert features.vectors.shape[1] == 7
 
     def test_bad_labels_and_names_are_refused(self, tmp_path):
-        with pytest.raises(Refused, match="no gene is perturbed in the labels control"):
+        with pytest.raises(UserError, match="no gene is perturbed in the labels control"):
             write_perturbed_genes(tmp_path / "g.pt", ["control"], "control", "+")
-        with pytest.raises(Refused, match=r"features end in '\.h5'"):
+        with pytest.raises(UserError, match=r"features end in '\.h5'"):
             write_perturbed_genes(tmp_path / "g.h5", ["A"], "control", "+")
         assert list(tmp_path.iterdir()) == []
 
@@ -282,18 +284,18 @@ class TestPerturbedGenes:
     def test_what_exists_is_not_overwritten(self, tmp_path, suffix):
         path = tmp_path / f"g{suffix}"
         path.write_text("real features")
-        with pytest.raises(Refused, match="there is a file of this name already, which is not overwritten"):
+        with pytest.raises(UserError, match="there is a file of this name already, which is not overwritten"):
             write_perturbed_genes(path, ["A"], "control", "+")
         assert path.read_text() == "real features"
         path.unlink()
         path.symlink_to(tmp_path / "gone")
-        with pytest.raises(Refused, match="there is a file of this name already"):
+        with pytest.raises(UserError, match="there is a file of this name already"):
             write_perturbed_genes(path, ["A"], "control", "+")
         path.unlink()
         path.mkdir()
-        with pytest.raises(Refused, match="there is a folder of this name already"):
+        with pytest.raises(UserError, match="there is a folder of this name already"):
             write_perturbed_genes(path, ["A"], "control", "+")
-        with pytest.raises(Refused, match=r"there is no folder .*nowhere; make it first"):
+        with pytest.raises(UserError, match=r"there is no folder .*nowhere; make it first"):
             write_perturbed_genes(tmp_path / "nowhere" / f"g{suffix}", ["A"], "control", "+")
         assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
@@ -302,7 +304,7 @@ class TestPerturbedGenes:
         for other in SUFFIXES:
             path = tmp_path / f"g{other}"
             if other == suffix:
-                with pytest.raises(Refused, match=rf"a \{suffix} file cannot hold perturbations named '.*'; write a .pt file"):
+                with pytest.raises(UserError, match=rf"a \{suffix} file cannot hold perturbations named '.*'; write a .pt file"):
                     write_perturbed_genes(path, ["A", unfit], "control", "+")
                 assert not path.exists()
             elif "\0" not in unfit:
@@ -322,7 +324,7 @@ class TestPerturbedGenes:
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))
         try:
-            with pytest.raises(Failed, match=r"g\.\w+: the file cannot be written \(File too large\); nothing is left of it"):
+            with pytest.raises(RunError, match=r"g\.\w+: the file cannot be written \(File too large\); nothing is left of it"):
                 write_perturbed_genes(tmp_path / f"g{suffix}", ["A"], "control", "+")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -331,10 +333,10 @@ class TestPerturbedGenes:
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
     def test_a_folder_without_permission_is_refused(self, tmp_path):
         tmp_path.chmod(0o500)
-        with pytest.raises(Refused, match=r"the file cannot be made \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"the file cannot be made \(Permission denied\)"):
             write_perturbed_genes(tmp_path / "g.npz", ["A"], "control", "+")
         tmp_path.chmod(0o700)
 
     def test_a_name_that_is_too_long_is_refused(self, tmp_path):
-        with pytest.raises(Refused, match=r"the file cannot be made \(File name too long\)"):
+        with pytest.raises(UserError, match=r"the file cannot be made \(File name too long\)"):
             write_perturbed_genes(tmp_path / f"{'g' * 300}.npz", ["A"], "control", "+")

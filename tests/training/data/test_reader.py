@@ -11,7 +11,7 @@ from training.cells import CellReader, FloatArray
 from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.reader import Genes, H5adReader, open_reader
-from training.refusal import Refused
+from training.errors import UserError
 
 OBSM = {"X_hvg": 5, "X_state": 7}
 
@@ -90,16 +90,16 @@ class TestModes:
         assert hvg == tuple(adata.var["symbol"][adata.var["highly_variable"]])
 
     def test_a_misspelt_embedding_is_refused(self, one):
-        with pytest.raises(Refused, match=r"obsm has no key 'X_stat'; did you mean X_state\?"):
+        with pytest.raises(UserError, match=r"obsm has no key 'X_stat'; did you mean X_state\?"):
             open_all([one[1]], embed_key="X_stat")
 
     def test_values_are_checked_in_all_representations(self, one, write_h5ad, tmp_path):
-        with pytest.raises(Refused, match="X is not raw counts"):
+        with pytest.raises(UserError, match="X is not raw counts"):
             open_all([one[1]], values="counts")
-        with pytest.raises(Refused, match="obsm/X_hvg is not raw counts"):
+        with pytest.raises(UserError, match="obsm/X_hvg is not raw counts"):
             open_all([one[1]], values="counts", embed_key="X_state", output_space="gene")
         write_h5ad(tmp_path / "counts.h5ad", values="counts", obsm=OBSM)
-        with pytest.raises(Refused, match=r"counts\.h5ad: X looks like raw counts"):
+        with pytest.raises(UserError, match=r"counts\.h5ad: X looks like raw counts"):
             open_all([one[1], H5adFile(tmp_path / "counts.h5ad")], embed_key="X_state")
 
 
@@ -127,7 +127,7 @@ class TestSeveralFiles:
         bad.write_h5ad(tmp_path / "bad.h5ad")
         reader, _ = open_all([H5adFile(tmp_path / "good.h5ad"), H5adFile(tmp_path / "bad.h5ad")])
         assert np.isfinite(reader.read("input", np.array([4, 83, 85]))).all()
-        with pytest.raises(Refused, match=r"bad\.h5ad: X has the value nan in row 4, column 'G2'"):
+        with pytest.raises(UserError, match=r"bad\.h5ad: X has the value nan in row 4, column 'G2'"):
             reader.read("input", np.array([4, 84]))
 
 
@@ -148,14 +148,14 @@ class TestAlignment:
             r"first\.h5ad and .*second\.h5ad differ in the genes of X: column 0 is 'A' in the first and 'E' in the second, "
             r"6 columns differ; 1 genes are only in the first, 1 only in the second; set data\.gene_alignment: by_name"
         )
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             open_all(two[1])
 
     def test_another_order_is_refused_and_called_so(self, write_h5ad, tmp_path):
         for name, genes in (("a", "ABCD"), ("b", "ABCD"), ("c", "ABDC")):
             write_h5ad(tmp_path / f"{name}.h5ad", genes=tuple(genes))
         with pytest.raises(
-            Refused, match=r"a\.h5ad and .*c\.h5ad .* column 2 is 'C' .* 'D' .*, 2 columns differ; the order differs;"
+            UserError, match=r"a\.h5ad and .*c\.h5ad .* column 2 is 'C' .* 'D' .*, 2 columns differ; the order differs;"
         ):
             open_all([H5adFile(tmp_path / f"{name}.h5ad") for name in "abc"])
 
@@ -163,7 +163,7 @@ class TestAlignment:
         write_h5ad(tmp_path / "a.h5ad", genes=("A", "B", "C"))
         write_h5ad(tmp_path / "b.h5ad", genes=("A", "B"))
         with pytest.raises(
-            Refused, match="column 2 is 'C' in the first and missing in the second, 1 columns differ; 1 genes are only"
+            UserError, match="column 2 is 'C' in the first and missing in the second, 1 columns differ; 1 genes are only"
         ):
             open_all([H5adFile(tmp_path / "a.h5ad"), H5adFile(tmp_path / "b.h5ad")])
 
@@ -191,7 +191,7 @@ class TestAlignment:
         hvg = [adata.var_names[adata.var["highly_variable"]] for adata in adatas]
         shared = [name for name in hvg[0] if name in hvg[1]]
         assert 0 < len(shared) < 8
-        with pytest.raises(Refused, match="differ in the genes of obsm/X_hvg"):
+        with pytest.raises(UserError, match="differ in the genes of obsm/X_hvg"):
             open_all(files, embed_key="X_hvg", output_space="gene")
         reader, genes = open_all(files, embed_key="X_hvg", output_space="gene", gene_alignment="by_name")
         assert genes.input_names == tuple(shared)
@@ -214,7 +214,7 @@ class TestAlignment:
         write_h5ad(tmp_path / "b.h5ad", genes=("ENSG1", "ENSG2"))
         files = [H5adFile(tmp_path / "a.h5ad"), H5adFile(tmp_path / "b.h5ad")]
         with pytest.raises(
-            Refused,
+            UserError,
             match=r"no gene of X in common: the first has KLF1, BAK1, the second ENSG1, ENSG2 in the index of var, and data\.gene",
         ):
             open_all(files, gene_alignment="by_name")
@@ -224,7 +224,7 @@ class TestAlignment:
         for width in (3, 4):
             write_h5ad(tmp_path / f"{width}.h5ad", obsm={"X_state": width})
         files = [H5adFile(tmp_path / f"{width}.h5ad") for width in (3, 4)]
-        with pytest.raises(Refused, match=r"obsm/X_state has 3 columns in .*3\.h5ad and 4 in .*4\.h5ad; .* same width"):
+        with pytest.raises(UserError, match=r"obsm/X_state has 3 columns in .*3\.h5ad and 4 in .*4\.h5ad; .* same width"):
             open_all(files, embed_key="X_state", output_space="embedding", gene_alignment=gene_alignment)
 
 
@@ -236,7 +236,7 @@ class TestNoHvg:
         adata = write_h5ad(path, obsm={"X_state": 3})
         try:
             open_all([H5adFile(path)], embed_key="X_state", output_space="gene")
-        except Refused as error:
+        except UserError as error:
             message = str(error)
         assert (
             "data.output_space: gene predicts highly variable genes beside data.embed_key: X_state, and the file has neither "
@@ -255,7 +255,7 @@ class TestNoHvg:
         adata = write_h5ad(tmp_path / "cells.h5ad", obsm={"X_state": 3})
         adata.X = None
         adata.write_h5ad(tmp_path / "cells.h5ad")
-        with pytest.raises(Refused, match=r"nor var/highly_variable; add them"):
+        with pytest.raises(UserError, match=r"nor var/highly_variable; add them"):
             open_all([H5adFile(tmp_path / "cells.h5ad")], embed_key="X_state", output_space="gene")
 
 

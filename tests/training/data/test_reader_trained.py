@@ -10,7 +10,7 @@ from numpy.testing import assert_array_equal
 from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.reader import Genes, H5adReader, open_reader
-from training.refusal import Refused
+from training.errors import UserError
 
 CELLS = np.array([79, 3, 3, 40, 0])
 
@@ -54,7 +54,7 @@ class TestTrainedModel:
         message = (
             r"one\.h5ad: 2 of the 3 genes that the model was trained on are not in X: TP53, MYC; accepted: all of them, in any"
         )
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             open_all([one[1]], trained)
 
     def test_genes_that_occur_twice_are_refused(self, one):
@@ -62,7 +62,7 @@ class TestTrainedModel:
         adata.var["symbol"] = ["G5", "G1", "G8", *["again"] * 9]
         path = file.path.with_name("twice.h5ad")
         adata.write_h5ad(path)
-        with pytest.raises(Refused, match="more than once: again"):
+        with pytest.raises(UserError, match="more than once: again"):
             open_all([H5adFile(path)], Genes(3, self.NAMES, None), gene_name_column="symbol")
 
     @pytest.mark.parametrize("output_space", ["gene", "all"])
@@ -75,7 +75,7 @@ class TestTrainedModel:
         assert_array_equal(reader.read("genes", CELLS), adata[:, list(names)].X.toarray()[CELLS])
         assert_array_equal(reader.read("input", CELLS), adata.obsm["X_state"][CELLS])
         wider = Genes(8, tuple(f"X_state_{i}" for i in range(8)), names)
-        with pytest.raises(Refused, match=r"obsm/X_state has 7 columns \(accepted: 8, as the model was trained on\)"):
+        with pytest.raises(UserError, match=r"obsm/X_state has 7 columns \(accepted: 8, as the model was trained on\)"):
             open_all([file], wider, embed_key="X_state", output_space=output_space)
 
     @pytest.mark.parametrize("marked", [True, False])
@@ -103,5 +103,5 @@ class TestTrainedModel:
         assert found.input_names == names
         assert_array_equal(reader.read("input", CELLS), adata[:, list(names)].X.toarray()[CELLS])
         assert caplog.messages == [f"{file.path}: obsm/X_hvg lacks 2 genes of the model; its columns are taken from X"]
-        with pytest.raises(Refused, match=r"1 of the 1 genes .* are not in obsm/X_hvg: TP53"):
+        with pytest.raises(UserError, match=r"1 of the 1 genes .* are not in obsm/X_hvg: TP53"):
             open_all([file], Genes(1, ("TP53",), None), embed_key="X_hvg", output_space="gene")

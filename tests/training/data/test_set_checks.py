@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.data.few_cells import BY_GEM_GROUP, CONTROLS, SPLIT, opened, write
-from training.refusal import Refused
+from training.errors import UserError
 
 B_HELD_OUT = [("B", "P1", "g1", 8), ("B", "P2", "g1", 8), ("B", "P3", "g1", 8)]
 EIGHT_LANES = [("A", "control", f"g{i}", 9) for i in range(8)] + [("B", "control", f"g{i}", 9) for i in range(8)]
@@ -24,7 +24,7 @@ def alone(cell_type, perturbation, n=8):
 def test_perturbed_training_cells_that_are_all_alone_are_refused_with_a_remedy_that_helps():
     write([*EIGHT_LANES, *alone("A", "P1"), *alone("A", "P2"), *alone("B", "P1"), *B_HELD_OUT[1:]])
     with pytest.raises(
-        Refused,
+        UserError,
         match=r"split\.toml: 0 of 24 perturbed training cells are in a set; each of the others is the only cell of its "
         r"perturbation in its GEM group \(data\.control_matching: gem_group\); data\.control_matching: cell_type puts 24 in sets "
         r"\(accepted: 10% or more\)",
@@ -40,7 +40,7 @@ def test_a_tenth_of_the_perturbed_cells_must_be_in_sets(together, is_refused, ca
     write([*EIGHT_LANES, *(pair for p in "456" for pair in alone("A", f"P{p}")), ("A", "P1", "g0", together), *B_HELD_OUT[1:]])
     cells = opened(set_size=2, **BY_GEM_GROUP)
     if is_refused:
-        with pytest.raises(Refused, match="2 of 26 perturbed training cells are in a set"):
+        with pytest.raises(UserError, match="2 of 26 perturbed training cells are in a set"):
             cells.check_trainable()
     else:
         cells.check_trainable()
@@ -58,7 +58,7 @@ def test_a_column_that_gives_each_cell_a_name_of_its_own_is_refused():
     """As the column of guide molecules or barcodes does."""
     write([*CONTROLS, *(("A", f"cell{i}", "g1", 1) for i in range(20)), *B_HELD_OUT[1:]])
     with pytest.raises(
-        Refused,
+        UserError,
         match=r"0 of 20 perturbed training cells .* in its cell type; data\.perturbation_column \(perturbation\) must name",
     ):
         opened().check_trainable()
@@ -70,7 +70,7 @@ def test_a_column_that_gives_each_cell_a_name_of_its_own_is_refused():
 def test_training_on_controls_that_share_no_set_is_refused_until_less_is_held_out():
     write([("A", "control", "g1", 1), ("B", "control", "g1", 1), ("A", "P1", "g1", 8), *B_HELD_OUT])
     Path("split.toml").write_text('[datasets]\nd = "d.h5ad"\n[zeroshot]\n"d.A" = "val"\n"d.B" = "test"\n')
-    with pytest.raises(Refused, match=r"no cell is left to train on but 2 controls that share no set; .* or hold out less"):
+    with pytest.raises(UserError, match=r"no cell is left to train on but 2 controls that share no set; .* or hold out less"):
         opened().check_trainable()
     Path("split.toml").write_text(SPLIT)
     opened().check_trainable()
@@ -79,7 +79,7 @@ def test_training_on_controls_that_share_no_set_is_refused_until_less_is_held_ou
 def test_validation_without_a_set_is_refused_and_each_remedy_helps():
     write([*CONTROLS, ("A", "P1", "g1", 8), ("B", "P1", "g1", 8), ("B", "P2", "g1", 1), ("B", "P3", "g1", 8)])
     with pytest.raises(
-        Refused,
+        UserError,
         match=r"split\.toml: the 1 cell in val makes no set \(P2 in d\.B: 1\), for no two of a perturbation share their cell type, "
         r"but data\.validation is split; hold out perturbations with more cells, or say data\.validation: test .*, "
         r"or say data\.validation: none",
@@ -93,14 +93,14 @@ def test_validation_without_a_set_is_refused_and_each_remedy_helps():
 
 def test_test_cells_that_make_no_set_cannot_validate():
     write([*CONTROLS, ("A", "P1", "g1", 8), ("B", "P1", "g1", 8), ("B", "P2", "g1", 8), ("B", "P3", "g1", 1)])
-    with pytest.raises(Refused, match=r"the 1 cell in test makes.*data\.validation is test; .* or say data\.validation: split"):
+    with pytest.raises(UserError, match=r"the 1 cell in test makes.*data\.validation is test; .* or say data\.validation: split"):
         opened(validation="test").check_trainable()
     opened(validation="split").check_trainable()
 
 
 def test_validation_cells_alone_in_their_gem_groups_are_refused_and_cell_type_mends_it():
     write([*EIGHT_LANES, ("A", "P1", "g0", 8), ("B", "P1", "g0", 8), *alone("B", "P2"), *alone("B", "P3")])
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(UserError) as refused:
         opened(**BY_GEM_GROUP).check_trainable()
     assert "the 8 cells in val make no set (P2 in d.B: 8), for no two of a perturbation share their GEM group" in str(refused.value)
     assert "say data.control_matching: cell_type, or say data.validation: none" in str(refused.value)

@@ -14,7 +14,7 @@ from scipy import sparse
 
 from training.data.simulation import Simulation, simulate
 from training.data.simulation_truth import LEVELS, draw_network
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 
 SMALL = {"n_cells": 1000, "n_genes": 120, "n_perturbations": 12, "n_modules": 4, "n_embedding": 0}
 DEEP = {**SMALL, "n_cells": 20_000, "n_perturbations": 8, "n_cell_types": 1, "n_gem_groups": 1}
@@ -244,26 +244,26 @@ def test_memory_does_not_grow_with_the_cells(tmp_path):
     ],
 )
 def test_impossible_settings_are_refused(setting, value, accepted):
-    with pytest.raises(Refused, match=rf"simulate: {setting} is {value}.*{accepted}"):
+    with pytest.raises(UserError, match=rf"simulate: {setting} is {value}.*{accepted}"):
         Simulation(**{setting: value})
 
 
 @pytest.mark.parametrize("name", ["cells.h5ad", "cells_features.npz", "cells_split.toml"])
 def test_nothing_that_exists_is_overwritten(tmp_path, name):
     (tmp_path / name).write_text("mine")
-    with pytest.raises(Refused, match=f"{name} exists"):
+    with pytest.raises(UserError, match=f"{name} exists"):
         simulate(Simulation(**SMALL), tmp_path / "cells.h5ad")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_an_output_that_is_no_h5ad_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"cells.csv; accepted: a file name that ends in .h5ad"):
+    with pytest.raises(UserError, match=r"cells.csv; accepted: a file name that ends in .h5ad"):
         simulate(Simulation(**SMALL), tmp_path / "cells.csv")
 
 
 def test_an_output_below_a_file_fails(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(Failed, match=r"file/cells.h5ad could not be written"):
+    with pytest.raises(RunError, match=r"file/cells.h5ad could not be written"):
         simulate(Simulation(**SMALL), tmp_path / "file" / "cells.h5ad")
 
 

@@ -9,7 +9,7 @@ from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.splits import CellType, HeldOut, assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, read_table
-from training.refusal import Refused
+from training.errors import UserError
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_data_set_is_a_file_a_folder_or_a_pattern(here, pattern, found, absolu
     parsed = parse('[datasets]\nd = "x"\n[training]\nd = "train"')
     parsed = replace(parsed, datasets={"d": f"{here}/{pattern}" if absolute and not pattern.startswith("{") else pattern})
     if found is None:
-        with pytest.raises(Refused, match=r"a/three\.h5ad: no such file or folder"):
+        with pytest.raises(UserError, match=r"a/three\.h5ad: no such file or folder"):
             find_files(parsed)
     else:
         assert [path.resolve() for path in find_files(parsed)["d"]] == [here / name for name in found]
@@ -170,7 +170,7 @@ FORM = WHOLE | {case: (BOTH + text, message) for case, (text, message) in HELD_O
 @pytest.mark.parametrize("case", FORM)
 def test_a_malformed_split_file_is_refused(here, case):
     text, message = FORM[case]
-    with pytest.raises(Refused, match=r"^split\.toml: .*" + message):
+    with pytest.raises(UserError, match=r"^split\.toml: .*" + message):
         parse(text)
 
 
@@ -186,13 +186,13 @@ MATCH = {
 @pytest.mark.parametrize("case", MATCH)
 def test_a_name_that_matches_no_cell_is_refused(data, case):
     text, message = MATCH[case]
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(UserError, match=message):
         splits(BOTH + text)
 
 
 def test_a_zero_shot_cell_type_of_controls_alone_is_refused(here, write_h5ad):
     write_h5ad(here / "one.h5ad", perturbations=())
-    with pytest.raises(Refused, match=r'\[zeroshot\] "d.A": has no cells but controls'):
+    with pytest.raises(UserError, match=r'\[zeroshot\] "d.A": has no cells but controls'):
         splits('[datasets]\nd = "one.h5ad"\n[zeroshot]\n"d.A" = "test"')
 
 
@@ -214,19 +214,19 @@ PATHS = {
 def test_a_path_that_matches_no_file_is_refused(here, case):
     touch("one.h5ad", "two.h5ad", "empty/notes.txt")
     path, message = PATHS[case]
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(UserError, match=message):
         find_files(parse(BOTH.replace("one.h5ad", path)))
 
 
 def test_a_missing_split_file_is_refused_with_the_nearest(here):
     touch("split.toml")
-    with pytest.raises(Refused, match=r"splt.toml: no such split file; did you mean split.toml\?; relative paths start at .*/.*"):
+    with pytest.raises(UserError, match=r"splt.toml: no such split file; did you mean split.toml\?; relative paths start at .*/.*"):
         read_split_file(Path("splt.toml"))
-    with pytest.raises(Refused, match=rf"relative paths start at the working directory {here} \(data.split\)"):
+    with pytest.raises(UserError, match=rf"relative paths start at the working directory {here} \(data.split\)"):
         read_split_file(Path("other.toml"))
-    with pytest.raises(Refused, match=r"other.toml: no such split file \(data.split\)"):
+    with pytest.raises(UserError, match=r"other.toml: no such split file \(data.split\)"):
         read_split_file(here / "other.toml")
-    with pytest.raises(Refused, match=r"not a readable split file: .*directory"):
+    with pytest.raises(UserError, match=r"not a readable split file: .*directory"):
         read_split_file(here)
 
 
@@ -238,7 +238,9 @@ def test_a_zarr_store_is_written_as_h5ad_by_the_line_that_is_offered(here, write
     adata.write_zarr(here / "folder" / "screen.zarr" if named == "folder" else here / "screen.zarr")
     (here / "one.h5ad").unlink()
     split = parse(f'[datasets]\nd = "{named}"\n[training]\nd = "train"\n')
-    with pytest.raises(Refused, match=rf"\[datasets\] d: {re.escape(named)}: this is a zarr store, and .h5 or .h5ad is") as refused:
+    with pytest.raises(
+        UserError, match=rf"\[datasets\] d: {re.escape(named)}: this is a zarr store, and .h5 or .h5ad is"
+    ) as refused:
         find_files(split)
     follow(refused.value)
     name = str(refused.value).rpartition("; then name ")[2]
@@ -254,14 +256,14 @@ def test_a_split_file_may_begin_with_a_byte_order_mark(here):
 
 def test_links_that_lead_nowhere_are_named_with_their_target(here):
     Path("split.toml").symlink_to("gone.toml")
-    with pytest.raises(Refused, match=rf"^split.toml: is a link to {here}/gone.toml, which does not exist \(data.split\)"):
+    with pytest.raises(UserError, match=rf"^split.toml: is a link to {here}/gone.toml, which does not exist \(data.split\)"):
         read_split_file(Path("split.toml"))
     Path("split.toml").unlink()
     Path("one.h5ad").symlink_to("gone.h5ad")
     Path("two.h5ad").symlink_to("two.h5ad")
-    with pytest.raises(Refused, match=rf"\[datasets\] d: one.h5ad: is a link to {here}/gone.h5ad, which does not exist$"):
+    with pytest.raises(UserError, match=rf"\[datasets\] d: one.h5ad: is a link to {here}/gone.h5ad, which does not exist$"):
         find_files(parse(BOTH))
-    with pytest.raises(Refused, match=rf"\[datasets\] d: two.h5ad: is a link to {here}/two.h5ad, which leads back to itself$"):
+    with pytest.raises(UserError, match=rf"\[datasets\] d: two.h5ad: is a link to {here}/two.h5ad, which leads back to itself$"):
         find_files(parse('datasets = {d = "two.h5ad"}\n[training]\nd = "train"'))
     (found,) = find_files(parse('datasets = {d = "{*.h5ad,*.h5ad}"}\n[training]\nd = "train"')).values()
     assert {path.name for path in found} == {"one.h5ad", "two.h5ad"}
@@ -277,7 +279,7 @@ def test_a_tilde_is_the_home_folder(here, monkeypatch, pattern):
 
 def test_a_split_file_that_is_no_text_is_refused(here):
     Path("split.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(Refused, match=r"split.toml: not a readable split file: .*utf-8"):
+    with pytest.raises(UserError, match=r"split.toml: not a readable split file: .*utf-8"):
         read_split_file(Path("split.toml"))
 
 

@@ -8,7 +8,7 @@ from training.cells import Condition
 from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.table import SPLITS, UNUSED, key, read_table
-from training.refusal import Refused
+from training.errors import UserError
 
 
 def config(**changes):
@@ -90,16 +90,16 @@ def test_a_file_without_the_control_label_is_refused_with_its_nearest_labels(tmp
     write_h5ad(tmp_path / "b.h5ad", control="Control")
     files = [H5adFile(tmp_path / name) for name in ("a.h5ad", "b.h5ad")]
     with pytest.raises(
-        Refused, match=r"b\.h5ad: no cell of obs/perturbation has the control label 'control'; did you mean Control\?"
+        UserError, match=r"b\.h5ad: no cell of obs/perturbation has the control label 'control'; did you mean Control\?"
     ):
         read_table({"d": files}, config(gem_group_column=None))
-    with pytest.raises(Refused, match=r"a\.h5ad: no cell .* 'DMSO_TF' \(labels: P1, P2, P3, control\)"):
+    with pytest.raises(UserError, match=r"a\.h5ad: no cell .* 'DMSO_TF' \(labels: P1, P2, P3, control\)"):
         read_table({"d": files}, config(gem_group_column=None, control="DMSO_TF"))
 
 
 def test_a_missing_column_is_refused_with_the_nearest(tmp_path, write_h5ad):
     write_h5ad(tmp_path / "a.h5ad")
-    with pytest.raises(Refused, match=r"a\.h5ad: .*'celltype'; did you mean cell_type"):
+    with pytest.raises(UserError, match=r"a\.h5ad: .*'celltype'; did you mean cell_type"):
         read_table({"d": [H5adFile(tmp_path / "a.h5ad")]}, config(gem_group_column=None, cell_type_column="celltype"))
 
 
@@ -109,5 +109,5 @@ def test_a_category_without_cells_is_no_control(tmp_path, write_h5ad):
     perturbed.obs["perturbation"] = perturbed.obs.perturbation.cat.set_categories(["P1", "P2", "P3", "control"])
     perturbed.write_h5ad(tmp_path / "a.h5ad")
     assert "control" in anndata.read_h5ad(tmp_path / "a.h5ad").obs.perturbation.cat.categories
-    with pytest.raises(Refused, match="no cell of obs/perturbation has the control label"):
+    with pytest.raises(UserError, match="no cell of obs/perturbation has the control label"):
         read_table({"d": [H5adFile(tmp_path / "a.h5ad")]}, config(gem_group_column=None))

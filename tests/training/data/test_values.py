@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from training.data.h5ad import H5adFile
 from training.data.values import Source, check_values, read_values
-from training.refusal import Refused
+from training.errors import UserError
 
 
 def source(n: int, obsm_key: str | None = None, are_genes: bool = True) -> Source:
@@ -40,15 +40,15 @@ class TestImpossibleValues:
         message = (
             rf"cells\.h5ad: X has the value {shown} in row 40, column 'G7' \(2 such values .*\); accepted: finite numbers, 0 or"
         )
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             read_values(file, source(12), np.array([3, 40, 5, 40]))
-        with pytest.raises(Refused, match="in row 40, column 'G7'"):
+        with pytest.raises(UserError, match="in row 40, column 'G7'"):
             check_values(file, source(12), "log1p")
 
     def test_the_gene_is_named_where_columns_are_chosen(self, path):
         file = write(path, np.array([[0.5, 1.5, -1.0]]))
         chosen = Source(None, np.array([2, 0]), ("third", "first"), are_genes=True)
-        with pytest.raises(Refused, match="value -1 in row 0, column 'third'"):
+        with pytest.raises(UserError, match="value -1 in row 0, column 'third'"):
             read_values(file, chosen, np.array([0]))
 
     def test_minus_zero_is_zero(self, path):
@@ -60,16 +60,16 @@ class TestImpossibleValues:
         file = write(path, np.ones((2, 1)), X_state=embedding)
         state = source(2, "X_state", are_genes=False)
         assert read_values(file, state, np.array([0])).tolist() == [[-2, 1]]
-        with pytest.raises(Refused, match=r"obsm/X_state has the value inf in row 1, column 'G0' .*accepted: finite numbers$"):
+        with pytest.raises(UserError, match=r"obsm/X_state has the value inf in row 1, column 'G0' .*accepted: finite numbers$"):
             check_values(file, state, "log1p")
 
     def test_hvg_are_genes(self, path):
         file = write(path, np.ones((2, 1)), X_hvg=np.array([[0.5], [-0.5]]))
-        with pytest.raises(Refused, match=r"obsm/X_hvg has the value -0\.5 in row 1"):
+        with pytest.raises(UserError, match=r"obsm/X_hvg has the value -0\.5 in row 1"):
             check_values(file, source(1, "X_hvg"), "log1p")
 
     def test_a_double_too_large_for_a_float_is_infinite(self, path):
-        with np.errstate(over="ignore"), pytest.raises(Refused, match="X has the value inf"):
+        with np.errstate(over="ignore"), pytest.raises(UserError, match="X has the value inf"):
             read_values(write(path, np.array([[1e300]])), source(1), np.array([0]))
 
 
@@ -83,7 +83,7 @@ class TestCountsOrLog1p:
             r"X looks like raw counts, and data\.values: log1p .* 100 % of the values that are not 0 are whole numbers, from 0 to "
         )
         with pytest.raises(
-            Refused, match=message + r"\d+, for example \d+, \d+, \d+; accepted.*; set data\.values: counts, or make "
+            UserError, match=message + r"\d+, for example \d+, \d+, \d+; accepted.*; set data\.values: counts, or make "
         ):
             check_values(file, source(12), "log1p")
 
@@ -95,7 +95,7 @@ class TestCountsOrLog1p:
         message = (
             r"X is not raw counts, which data\.values: counts expects: 0 % .*, for example \d\.\d+, .*; accepted: whole numbers"
         )
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             check_values(file, source(12), "counts")
 
     def test_normalised_counts_without_logarithm_are_neither(self, write_h5ad, path):
@@ -104,15 +104,15 @@ class TestCountsOrLog1p:
         message = (
             r"X looks like normalised counts without a logarithm, .* the sum of X over its 12 genes is 10000 in each of 80 cells;"
         )
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             check_values(file, source(12), "log1p")
-        with pytest.raises(Refused, match="not raw counts"):
+        with pytest.raises(UserError, match="not raw counts"):
             check_values(file, source(12), "counts")
 
     def test_few_small_counts_are_still_counts(self, path):
         file = write(path, np.array([[0, 1, 0], [0, 0, 2]]))
         check_values(file, source(3), "counts")
-        with pytest.raises(Refused, match=r"looks like raw counts.*from 0 to 2, for example 1, 2;"):
+        with pytest.raises(UserError, match=r"looks like raw counts.*from 0 to 2, for example 1, 2;"):
             check_values(file, source(3), "log1p")
 
     def test_log1p_values_may_be_whole_by_chance(self, path):
@@ -121,7 +121,7 @@ class TestCountsOrLog1p:
     def test_one_fraction_among_many_counts_is_shown(self, path):
         x = np.ones((700, 4))
         x[650, 2] = 1.25
-        with pytest.raises(Refused, match=r"100 % of .* from 1 to 1\.25, for example 1\.25;"):
+        with pytest.raises(UserError, match=r"100 % of .* from 1 to 1\.25, for example 1\.25;"):
             check_values(write(path, x), source(4), "counts")
 
     @pytest.mark.parametrize("expected", ["log1p", "counts"])
@@ -135,7 +135,7 @@ class TestCountsOrLog1p:
 
     def test_a_screen_in_the_shape_of_published_ones_is_log1p(self, small_screen):
         check_values(H5adFile(small_screen), source(500), "log1p")
-        with pytest.raises(Refused, match="X is not raw counts"):
+        with pytest.raises(UserError, match="X is not raw counts"):
             check_values(H5adFile(small_screen), source(500), "counts")
 
 
@@ -169,7 +169,7 @@ def refusal(path: Path, place: Source, expected: Literal["log1p", "counts"] = "l
     """The message, when the file is closed again: what pytest.raises keeps would hold it open."""
     try:
         check_values(H5adFile(path), place, expected)
-    except Refused as error:
+    except UserError as error:
         return str(error)
     pytest.fail("was not refused")
 
@@ -211,7 +211,7 @@ class TestOtherKinds:
         adata = write_h5ad(path, x="dense")
         adata.X = of_kind("twice", adata.X)
         adata.write_h5ad(path)
-        with pytest.raises(Refused, match="over its 12 genes"):
+        with pytest.raises(UserError, match="over its 12 genes"):
             check_values(H5adFile(path), Source(None, np.array([3, 1]), ("a", "b"), are_genes=True), "log1p")
 
     def test_x_hvg_that_is_not_from_x_is_judged_alone(self, write_h5ad, path):
@@ -258,7 +258,7 @@ class TestOtherKinds:
     def test_where_counts_are_expected_the_kind_is_said(self, write_h5ad, path, kind, said):
         x = write_h5ad(path, x="dense").X
         file = write(path, x if kind == "log1p" else of_kind(kind, x))
-        with pytest.raises(Refused, match=rf"X is not raw counts, .*; accepted: whole numbers; {said}"):
+        with pytest.raises(UserError, match=rf"X is not raw counts, .*; accepted: whole numbers; {said}"):
             check_values(file, source(12), "counts")
 
 
@@ -340,7 +340,7 @@ class TestWithoutX:
 
     def test_nothing_else_is_there(self, path):
         anndata.AnnData(obs=pd.DataFrame(index=["a", "b"])).write_h5ad(path)
-        with pytest.raises(Refused, match=r"there is no X; name an obsm key in data\.embed_key, or add X$"):
+        with pytest.raises(UserError, match=r"there is no X; name an obsm key in data\.embed_key, or add X$"):
             check_values(H5adFile(path), source(1), "log1p")
 
 
@@ -351,5 +351,5 @@ def test_a_large_file_is_sampled_from_end_to_end(path, monkeypatch):
     file = write(path, x)
     check_values(file, source(2), "log1p")
     x[1], x[499] = 0.5, np.nan
-    with pytest.raises(Refused, match="value nan in row 499"):
+    with pytest.raises(UserError, match="value nan in row 499"):
         check_values(write(path.with_name("other.h5ad"), x), source(2), "log1p")

@@ -11,12 +11,12 @@ from training.config import CellSetsConfig, EvaluationConfig
 from training.data.assemble import open_cells
 from training.data.set_aside import LEAST_CELLS
 from training.data.table import UNUSED
+from training.errors import UserError
 from training.evaluation import metrics
 from training.evaluation.baselines import NoChange, fit_baselines
 from training.evaluation.draws import control_halves, drawn, halves
 from training.evaluation.evaluate import CEILING, DRAWS, evaluate
 from training.evaluation.metrics import METRICS
-from training.refusal import Refused
 
 J = 30
 RNG = np.random.default_rng(5)
@@ -260,7 +260,7 @@ def test_the_ceiling_is_about_what_a_second_experiment_scores(make_screen):
 def test_an_empty_split_is_refused(make_screen):
     conditions = {("x", "k562", "control", "aside"): noisy(0, 20), ("x", "k562", "A", "val"): noisy(SHIFT["A"], 5)}
 
-    with pytest.raises(Refused, match=r"screen.toml: no perturbed cells are in split test \(splits with some: val\)"):
+    with pytest.raises(UserError, match=r"screen.toml: no perturbed cells are in split test \(splits with some: val\)"):
         evaluate(make_screen(conditions), "test", [TRUTH])
 
 
@@ -277,7 +277,7 @@ def test_a_cell_type_with_few_controls_is_not_judged_and_alone_refused(make_scre
         assert np.isnan(score.value) or score.condition.cell_type == "rpe1"
     assert len(measured.scores) == 2 * 2 * len(METRICS)
     with pytest.raises(
-        Refused, match=rf"no cell type has the 8 controls that were set aside .*x.k562 {n}; .*control_fraction is 0.3"
+        UserError, match=rf"no cell type has the 8 controls that were set aside .*x.k562 {n}; .*control_fraction is 0.3"
     ):
         evaluate(make_screen(few), "test", [TRUTH])
 

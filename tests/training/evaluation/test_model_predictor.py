@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from training.cells import Condition, ControlCells
-from training.refusal import Failed
+from training.errors import RunError
 
 A = Condition("x", "k562", "A")
 
@@ -83,5 +83,5 @@ def test_broken_weights_do_not_pass_for_predictions(make_predictor):
     with torch.no_grad():
         predictor._model.project_out[-1].bias[0] = float("nan")
 
-    with pytest.raises(Failed, match="NaN or infinite values for perturbation A"):
+    with pytest.raises(RunError, match="NaN or infinite values for perturbation A"):
         predictor.predict(A, controls(8))

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from training.cells import Condition
+from training.errors import RunError, UserError
 from training.evaluation.predict import Provenance, predict
 from training.evaluation.requests import Request
-from training.refusal import Failed, Refused
 
 SOURCE = Provenance(run="demo", checkpoint="model.pt", step=8, asked="split test")
 ASKED = (Request(Condition("x", "rpe1", "B"), 20), Request(Condition("x", "k562", "A"), 11))
@@ -132,7 +132,7 @@ def test_predictions_may_be_written_again_but_nothing_else_is_overwritten(screen
         else:
             theirs.write_text("not HDF5")
         content = theirs.read_bytes()
-        with pytest.raises(Refused, match=f"{theirs.name}: exists already and holds no predictions"):
+        with pytest.raises(UserError, match=f"{theirs.name}: exists already and holds no predictions"):
             predict(screen, predictor, ASKED, theirs, SOURCE)
         assert theirs.read_bytes() == content
 
@@ -143,7 +143,7 @@ def test_places_that_cannot_be_written_are_refused(screen, make_predictor, tmp_p
         ("predicted.csv", "written to an .h5ad file"),
         ("file/predicted.h5ad", "predicted.h5ad: cannot be written: .*file: File exists"),
     ]:
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             predict(screen, make_predictor("gene", D), ASKED, tmp_path / output, SOURCE)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -153,6 +153,6 @@ def test_nothing_is_left_behind_when_it_fails(screen, make_predictor, tmp_path):
     with torch.no_grad():
         predictor._model.project_out[-1].bias[0] = float("inf")
 
-    with pytest.raises(Failed, match="NaN or infinite"):
+    with pytest.raises(RunError, match="NaN or infinite"):
         predict(screen, predictor, ASKED, tmp_path / "predicted.h5ad", SOURCE)
     assert not list(tmp_path.iterdir())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from training.cells import Condition
+from training.errors import UserError
 from training.evaluation.requests import Request, requests_of_split, requests_of_table
-from training.refusal import Refused
 
 KNOWN = ("KLF1", "TGFBR2", "CEBPA", "KLF1+TGFBR2", "control")
 HEADER = "perturbation,cell_type,n_cells\n"
@@ -41,7 +41,7 @@ def test_a_split_asks_for_as_many_cells_as_it_has(screen):
         Request(Condition("norman", "k562", "CEBPA"), 2),
         Request(Condition("norman", "k562", "KLF1"), 3),
     )
-    with pytest.raises(Refused, match=r"screen.toml: no perturbed cells are in split train \(splits with some: val, test\)"):
+    with pytest.raises(UserError, match=r"screen.toml: no perturbed cells are in split train \(splits with some: val, test\)"):
         requests_of_split(screen, "train")
 
 
@@ -88,7 +88,7 @@ def test_columns_under_two_names_and_no_name(screen, tmp_path):
         ("gene;;n_cells\n", r"ask.csv:1: unknown column ''"),
     ):
         path.write_text(text)
-        with pytest.raises(Refused, match=message):
+        with pytest.raises(UserError, match=message):
             requests_of_table(path, replace(screen, config=config), KNOWN)
 
 
@@ -101,7 +101,7 @@ def test_another_name_of_a_known_perturbation_is_taken_for_it_and_logged(read, c
 
     assert read(HEADER + f"{asked},rpe1,5\n") == (Request(Condition("replogle", "rpe1", known), 5),)
     assert f"ask.csv:2: {asked} is taken for {known}, which names the same perturbations" in caplog.text
-    with pytest.raises(Refused, match=r"ask.csv:3: .*: line 2 asks for the same condition"):
+    with pytest.raises(UserError, match=r"ask.csv:3: .*: line 2 asks for the same condition"):
         read(HEADER + f"{asked},rpe1,5\n{known},rpe1,5\n")
 
 
@@ -112,10 +112,10 @@ def test_a_known_name_is_itself_and_an_unclear_one_is_refused(screen, tmp_path, 
     assert requests_of_table(path, screen, ("A+B", "B+A"))[0].condition.perturbation == "B+A"
     assert "taken for" not in caplog.text
     path.write_text(HEADER + "A+control+B,rpe1,5\n")
-    with pytest.raises(Refused, match=r"ask.csv:2: unknown perturbation 'A\+control\+B'"):
+    with pytest.raises(UserError, match=r"ask.csv:2: unknown perturbation 'A\+control\+B'"):
         requests_of_table(path, screen, ("A+B", "B+A"))
     path.write_text(HEADER + "control+control,rpe1,5\n")
-    with pytest.raises(Refused, match=r"unknown perturbation 'control\+control'"):
+    with pytest.raises(UserError, match=r"unknown perturbation 'control\+control'"):
         requests_of_table(path, screen, ("A", "control"))
 
 
@@ -124,10 +124,10 @@ def test_a_data_set_is_named_where_it_is_needed(read):
 
     assert read(header + "KLF1,k562,5,norman\nKLF1,rpe1,5,\n")[0].condition.dataset == "norman"
     with pytest.raises(
-        Refused, match=r"ask.csv:2: cell_type k562 is in the data sets norman, replogle: say which in a column dataset"
+        UserError, match=r"ask.csv:2: cell_type k562 is in the data sets norman, replogle: say which in a column dataset"
     ):
         read(HEADER + "KLF1,k562,5\n")
-    with pytest.raises(Refused, match=r"ask.csv:2: unknown dataset of k562 'norma'; did you mean norman\?"):
+    with pytest.raises(UserError, match=r"ask.csv:2: unknown dataset of k562 'norma'; did you mean norman\?"):
         read(header + "KLF1,k562,5,norma\n")
 
 
@@ -153,15 +153,15 @@ def test_a_data_set_is_named_where_it_is_needed(read):
     ],
 )  # fmt: skip
 def test_what_cannot_be_predicted_is_refused_with_its_line(read, text, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(UserError, match=message):
         read(text)
 
 
 def test_files_that_are_no_tables(screen, tmp_path):
-    with pytest.raises(Refused, match=r"ask.xlsx: a table of what to predict ends in .csv or .tsv"):
+    with pytest.raises(UserError, match=r"ask.xlsx: a table of what to predict ends in .csv or .tsv"):
         requests_of_table(tmp_path / "ask.xlsx", screen, KNOWN)
-    with pytest.raises(Refused, match=r"ask.csv: no such table"):
+    with pytest.raises(UserError, match=r"ask.csv: no such table"):
         requests_of_table(tmp_path / "ask.csv", screen, KNOWN)
     (tmp_path / "ask.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(Refused, match=r"ask.csv: not a readable table"):
+    with pytest.raises(UserError, match=r"ask.csv: not a readable table"):
         requests_of_table(tmp_path / "ask.csv", screen, KNOWN)

@@ -8,7 +8,7 @@ from tests.tools.gcs_server import GcsServer, gcs_served
 from tests.training.sources.conftest import noise
 from training.bucket import google
 from training.bucket.bucket import Damaged, open_bucket
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.sources.fetch import fetch_all, outstanding
 
 CELLS = ("gs://public/cells", "cells")
@@ -55,16 +55,18 @@ def test_what_has_changed_on_either_side_is_mended(machine, server):
 
 
 def test_what_is_not_there_is_said(machine, server):
-    with pytest.raises(Refused, match=r"^gs://nothing: there is no such bucket"):
+    with pytest.raises(UserError, match=r"^gs://nothing: there is no such bucket"):
         machine.fetch(("gs://nothing/cells", "cells"))
-    with pytest.raises(Refused, match=r"^gs://public/cell: there is nothing below this prefix \(accepted: a folder of the bucket"):
+    with pytest.raises(
+        UserError, match=r"^gs://public/cell: there is nothing below this prefix \(accepted: a folder of the bucket"
+    ):
         machine.fetch(("gs://public/cell", "cells"))
 
 
 def test_what_is_forbidden_is_said_with_the_role_that_is_missing(machine, server):
     server.forbidden = {"public"}
 
-    with pytest.raises(Refused, match=r"gs://public: forbidden: .* to read only Storage Object Viewer \(.*storage.objects.list"):
+    with pytest.raises(UserError, match=r"gs://public: forbidden: .* to read only Storage Object Viewer \(.*storage.objects.list"):
         machine.fetch(CELLS)
 
 
@@ -72,7 +74,9 @@ def test_offline_is_said(machine, server, monkeypatch):
     monkeypatch.setattr(google, "RETRY_SECONDS", 1.0)
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
 
-    with pytest.raises(Failed, match=r"^gs://public: Google Cloud Storage cannot be reached from this machine: check its network"):
+    with pytest.raises(
+        RunError, match=r"^gs://public: Google Cloud Storage cannot be reached from this machine: check its network"
+    ):
         machine.fetch(CELLS)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tools.hub_server import TOKEN
 from tests.training.sources.conftest import FIRST, SECOND, sha256, wait_until
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.sources.fetch import fetch_all, outstanding
 
 DATA_SET = f"hf://datasets/org/cells@{FIRST}"
@@ -83,7 +83,7 @@ def test_a_branch_is_resolved_aloud_and_its_commit_is_kept(machine, hub, caplog)
 
 def test_the_commit_of_a_branch_is_kept_from_before_the_first_byte(machine, hub, web):
     web.refusals = [404]
-    with pytest.raises(Failed, match="404"):
+    with pytest.raises(RunError, match="404"):
         machine.fetch(("hf://datasets/org/cells@v1", "cells"))
     hub.repositories["dataset", "org/cells"].refs["v1"] = SECOND
 
@@ -118,7 +118,7 @@ def test_what_is_not_what_the_hub_says_is_refused(machine, hub, web):
     good = repository.commits[FIRST]["train/a.h5ad"]
     repository.tampered["train/a.h5ad"] = good[::-1]
 
-    with pytest.raises(Failed) as error:
+    with pytest.raises(RunError) as error:
         machine.fetch((DATA_SET, "cells"))
 
     assert f"sha256:{sha256(good)}" in str(error.value)
@@ -133,7 +133,7 @@ def test_what_is_not_what_the_hub_says_is_refused(machine, hub, web):
 def test_a_small_file_is_verified_too(machine, hub):
     hub.repositories["dataset", "org/cells"].tampered["README.md"] = b"# sells\n"
 
-    with pytest.raises(Failed, match="what came has git-sha1:"):
+    with pytest.raises(RunError, match="what came has git-sha1:"):
         machine.fetch((DATA_SET, "cells"))
 
 
@@ -159,7 +159,7 @@ def test_a_small_file_is_verified_too(machine, hub):
     ],
 )
 def test_each_no_of_the_hub_is_one_plain_message(machine, hub, source, message):
-    with pytest.raises((Refused, Failed), match=message) as error:
+    with pytest.raises((UserError, RunError), match=message) as error:
         machine.fetch((source, "it"))
 
     assert str(error.value).startswith(source)
@@ -170,7 +170,7 @@ def test_each_no_of_the_hub_is_one_plain_message(machine, hub, source, message):
 def test_a_wrong_token_is_said_to_be_wrong(machine, hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_of-another")
 
-    with pytest.raises(Failed, match="HF_TOKEN is set, but does not let us in") as error:
+    with pytest.raises(RunError, match="HF_TOKEN is set, but does not let us in") as error:
         machine.fetch((f"hf://datasets/org/private@{FIRST}", "it"))
 
     assert "hf_of-another" not in str(error.value)
@@ -181,7 +181,7 @@ def test_offline_is_said_at_once(machine, hub, monkeypatch, revision):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     start = time.monotonic()
 
-    with pytest.raises(Failed, match=r"the hub at http://127.0.0.1:9 cannot be reached .*; check the network"):
+    with pytest.raises(RunError, match=r"the hub at http://127.0.0.1:9 cannot be reached .*; check the network"):
         machine.fetch((f"hf://datasets/org/cells@{revision}", "cells"))
 
     assert time.monotonic() - start < 5
@@ -191,7 +191,7 @@ def test_something_else_than_a_hub_is_said_plainly(machine, web, monkeypatch):
     web.files[f"/api/models/org/model/revision/{FIRST}"] = b"<html>please log in to the hotel's network</html>"
     monkeypatch.setenv("HF_ENDPOINT", web.url)
 
-    with pytest.raises(Failed, match="cannot be reached"):
+    with pytest.raises(RunError, match="cannot be reached"):
         machine.fetch((EMBEDDINGS, "p.pt"))
 
 
@@ -245,7 +245,7 @@ def test_two_at_once_bring_each_file_once(machine, hub, web):
 def test_a_disk_that_is_too_small_is_said_before_the_first_byte(machine, hub, web, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1234))
 
-    with pytest.raises(Failed, match=r"org/cells@1+: needs 302 kB, but .* has 1.23 kB free; make room"):
+    with pytest.raises(RunError, match=r"org/cells@1+: needs 302 kB, but .* has 1.23 kB free; make room"):
         machine.fetch((DATA_SET, "cells"))
 
     assert web.served == 0

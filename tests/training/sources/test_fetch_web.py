@@ -8,7 +8,7 @@ import pytest
 
 from tests.tools.hub_server import WebServer
 from tests.training.sources.conftest import noise, sha256, wait_until
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.sources import download
 from training.sources.fetch import fetch_all, outstanding
 
@@ -31,7 +31,7 @@ def half_done(machine, web, source):
     web.refusals = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(download, "TRIES", 0)
-        with pytest.raises(Failed, match="the connection ended early; check the network, then run it again"):
+        with pytest.raises(RunError, match="the connection ended early; check the network, then run it again"):
             machine.fetch(source)
     assert (machine.data / "cells.h5ad.partial").stat().st_size == len(BODY) // 2
     web.seen.clear()
@@ -63,7 +63,7 @@ def test_a_right_file_that_somebody_else_put_there_is_taken(machine, web, source
 def test_a_wrong_hash_removes_what_came_and_says_both(machine, web, source):
     web.files["/cells.h5ad"] = b"something else"
 
-    with pytest.raises(Failed) as error:
+    with pytest.raises(RunError) as error:
         machine.fetch(source)
 
     assert sha256(BODY) in str(error.value)
@@ -84,7 +84,7 @@ def test_a_connection_that_is_cut_goes_on_where_it_was(machine, web, source):
 def test_a_server_that_brings_nothing_is_given_up(machine, web, source):
     web.cuts = [10] + [0] * 20
 
-    with pytest.raises(Failed, match="the connection ended early"):
+    with pytest.raises(RunError, match="the connection ended early"):
         machine.fetch(source)
 
     assert len(web.seen) == 1 + download.TRIES
@@ -96,7 +96,7 @@ def test_what_passes_is_tried_again_and_what_stays_is_not(machine, web, source):
     assert machine.files() == {"cells.h5ad": BODY}
 
     web.seen.clear()
-    with pytest.raises(Failed, match=r"nothing.h5ad#sha256=\w+: the server says 404 Not Found"):
+    with pytest.raises(RunError, match=r"nothing.h5ad#sha256=\w+: the server says 404 Not Found"):
         machine.fetch((source[0].replace("cells", "nothing"), "x"))
     assert len(web.seen) == 1
 
@@ -159,7 +159,7 @@ def test_offline_is_said_and_what_is_there_needs_no_network(machine, source):
     gone = (f"{short_lived.url}/b#sha256={sha256(b'b')}", "b")
 
     machine.fetch(there)
-    with pytest.raises(Failed, match=r"/b#sha256=\w+: .*[Cc]onnection refused; check the network, then run it again"):
+    with pytest.raises(RunError, match=r"/b#sha256=\w+: .*[Cc]onnection refused; check the network, then run it again"):
         machine.fetch(there, gone)
 
     assert [each.to for each in outstanding(machine.file, machine.root)] == ["b"]
@@ -191,7 +191,7 @@ def test_a_full_disk_is_one_message_and_what_has_come_stays(machine, web, source
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))  # the kernel's no to a write, as of a full disk
     try:
-        with pytest.raises(Failed, match=r"cells.h5ad#sha256=\w+: .*File too large"):
+        with pytest.raises(RunError, match=r"cells.h5ad#sha256=\w+: .*File too large"):
             machine.fetch(source)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_message_and_what_has_come_stays(machine, web, source
 def test_a_folder_is_not_replaced_by_a_file(machine, web, source):
     (machine.data / "cells.h5ad").mkdir(parents=True)
 
-    with pytest.raises(Refused, match=r"is a file, but .*/cells.h5ad is a folder; move it away"):
+    with pytest.raises(UserError, match=r"is a file, but .*/cells.h5ad is a folder; move it away"):
         machine.fetch(source)
 
 

@@ -8,7 +8,7 @@ import pytest
 from tests.tools.gcs_server import gcs_served
 from tests.tools.hub_server import HubServer, Repository, WebServer
 from tests.training.sources.conftest import FIRST, sha256
-from training.refusal import Refused
+from training.errors import UserError
 from training.sources import record
 from training.sources.parse import parse_source, plan, read_json
 
@@ -42,7 +42,7 @@ def test_a_bucket(machine, name, tmp_path, monkeypatch):
             server.put("public", f"cells/{each}", b"x")
         server.renames["cells/planted"] = f"cells/{name}"
 
-        with pytest.raises(Refused, match=r"it lists .* which is no file below a folder .* nothing was written"):
+        with pytest.raises(UserError, match=r"it lists .* which is no file below a folder .* nothing was written"):
             machine.fetch(("gs://public/cells", "cells"))
     assert contents(machine.root) == set()
 
@@ -53,7 +53,7 @@ def test_the_hub(machine, name, prefix, monkeypatch):
     with WebServer() as web, HubServer(web, {("dataset", "org/cells"): Repository({FIRST: files}, {"main": FIRST}, ())}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
 
-        with pytest.raises(Refused, match=r"it lists .* which is no file below a folder .* nothing was written"):
+        with pytest.raises(UserError, match=r"it lists .* which is no file below a folder .* nothing was written"):
             machine.fetch((f"hf://datasets/org/cells@{FIRST}", "cells"))
     assert contents(machine.root) == set()
 
@@ -62,14 +62,14 @@ def test_the_hub(machine, name, prefix, monkeypatch):
     "url", ["https://host/%2e%2e", "https://host/a%2F..", "https://host/.ssh", "https://host/a%0Ab", "https://host/%1b"]
 )
 def test_a_url_whose_last_part_is_no_name(url):
-    with pytest.raises(Refused, match=r"would land in data/[ -~]* \(accepted: a relative path inside data/"):
+    with pytest.raises(UserError, match=r"would land in data/[ -~]* \(accepted: a relative path inside data/"):
         plan([f"{url}#sha256={sha256(b'x')}"])
 
 
 def test_a_list_of_sources(machine, name):
     machine.file.write_text(json.dumps({"sources": [{"from": "gs://public/cells", "to": name}]}))
 
-    with pytest.raises(Refused, match=r"would land in data/[ -~]* \(accepted: a relative path inside data/"):
+    with pytest.raises(UserError, match=r"would land in data/[ -~]* \(accepted: a relative path inside data/"):
         read_json(machine.file)
 
 
@@ -77,13 +77,13 @@ def test_a_list_of_sources(machine, name):
 def test_a_list_of_sources_with_something_else_for_a_name(machine, to):
     machine.file.write_text(json.dumps({"sources": [{"from": "gs://public/cells", "to": to}]}))
 
-    with pytest.raises(Refused, match="accepted: `sources:`, a list"):
+    with pytest.raises(UserError, match="accepted: `sources:`, a list"):
         read_json(machine.file)
 
 
 def test_a_prefix_of_a_bucket_that_is_named_by_the_user():
     for prefix in ("a/../b", "./a", "a//b", "a\nb"):
-        with pytest.raises(Refused, match="is no prefix"):
+        with pytest.raises(UserError, match="is no prefix"):
             parse_source(f"gs://public/{prefix}")
 
 
@@ -108,7 +108,7 @@ def test_a_symbolic_link_in_the_target_is_not_written_through(machine, link, tmp
     with WebServer() as web, HubServer(web, {("dataset", "org/cells"): Repository({FIRST: files}, {"main": FIRST}, ())}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
 
-        with pytest.raises(Refused, match=rf"cells/{link}: is a symbolic link"):
+        with pytest.raises(UserError, match=rf"cells/{link}: is a symbolic link"):
             machine.fetch((f"hf://datasets/org/cells@{FIRST}", "cells"))
     assert list(outside.iterdir()) == []
 

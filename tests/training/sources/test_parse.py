@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.refusal import Refused
+from training.errors import UserError
 from training.sources.parse import PRESETS, Gcs, Hub, Local, Wanted, Web, parse_source, plan, read_json, to_json
 
 HASH = "0123456789abcdef" * 4
@@ -84,7 +84,7 @@ def test_a_local_file_or_folder_is_local(tmp_path, monkeypatch):
     ],
 )
 def test_what_is_no_source_is_refused_with_what_is_accepted(text, why):
-    with pytest.raises(Refused, match=why) as refusal:
+    with pytest.raises(UserError, match=why) as refusal:
         plan([text])
 
     assert text.partition("#")[0] in str(refusal.value)
@@ -92,9 +92,9 @@ def test_what_is_no_source_is_refused_with_what_is_accepted(text, why):
 
 
 def test_secrets_in_a_url_are_not_said():
-    with pytest.raises(Refused, match="with a user or a password") as refusal:
+    with pytest.raises(UserError, match="with a user or a password") as refusal:
         parse_source(f"https://user:pass@host/file?signature=hush#sha256={HASH}")
-    with pytest.raises(Refused, match="the hash is missing") as another:
+    with pytest.raises(UserError, match="the hash is missing") as another:
         parse_source("https://host/file?signature=hush")
 
     source = parse_source(f"https://host/file?signature=hush#sha256={HASH}")
@@ -102,10 +102,10 @@ def test_secrets_in_a_url_are_not_said():
 
 
 def test_two_sources_do_not_land_in_one_place(tmp_path):
-    with pytest.raises(Refused, match=r"gs://one/cells and gs://two/cells would both land in data/cells; leave one out"):
+    with pytest.raises(UserError, match=r"gs://one/cells and gs://two/cells would both land in data/cells; leave one out"):
         plan(["gs://one/cells", "gs://two/cells"])
     (tmp_path / "two.yaml").write_text("sources: [{from: gs://bkt/x, to: cells}, {from: gs://bkt/y, to: cells/y}]")
-    with pytest.raises(Refused, match="data/cells and data/cells/y, one inside the other"):
+    with pytest.raises(UserError, match="data/cells and data/cells/y, one inside the other"):
         plan(["two"], tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_a_preset_is_a_list_of_sources_with_their_places(tmp_path, monkeypatch):
 def test_a_preset_that_is_wrong_is_refused_by_name(tmp_path, text, why):
     (tmp_path / "bad.yaml").write_text(text)
 
-    with pytest.raises(Refused, match=why) as refusal:
+    with pytest.raises(UserError, match=why) as refusal:
         plan(["bad"], tmp_path)
 
     assert str(refusal.value).startswith(str(tmp_path / "bad.yaml"))
@@ -151,7 +151,7 @@ def test_the_file_for_the_machine_says_the_same_without_what_is_local(tmp_path, 
     monkeypatch.setattr(sys, "stdin", io.StringIO(file.read_text()))
     assert read_json(Path("-")) == read_json(file)
     file.write_text("{")
-    with pytest.raises(Refused, match="not a readable list of sources"):
+    with pytest.raises(UserError, match="not a readable list of sources"):
         read_json(file)
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.tools.gcs_server import gcs_served
 from tests.training.supervision.conftest import until
 from training.checkpoints.push_state import read_record
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.processes import living
 
 pytestmark = pytest.mark.cloud  # a process or more for each: together minutes
@@ -31,7 +31,7 @@ def test_a_bucket_that_cannot_be_written_changes_nothing(site, server):
     before = site.paths.job_file.read_bytes(), site.words
 
     for wrong, why in (("gs://wrong", "there is no such bucket"), ("gs://forbidden", "forbidden")):
-        with pytest.raises(Refused, match=why):
+        with pytest.raises(UserError, match=why):
             site.stage(bucket=wrong).supervise_staged()
         assert (site.paths.job_file.read_bytes(), site.words) == before
         assert why in (site.staged / "refused").read_text()
@@ -47,7 +47,7 @@ def test_a_bucket_that_may_be_written_but_not_overwritten_is_refused(site, serve
     server.method, server.failing, server.fails_with = "DELETE", 1000, 403
     site.write_job(bucket="gs://once")
 
-    with pytest.raises(Refused, match="forbidden"):
+    with pytest.raises(UserError, match="forbidden"):
         site.supervise()
     assert not site.paths.run.exists()
 
@@ -60,7 +60,7 @@ def test_a_new_bucket_that_does_not_answer_is_refused_and_a_known_one_is_not_wai
     site.supervise("crash@5")
     server.dropping = 10**6
 
-    with pytest.raises(Refused, match=r"cannot be reached.*; nothing was started"):
+    with pytest.raises(UserError, match=r"cannot be reached.*; nothing was started"):
         site.stage(bucket="gs://another").supervise_staged()
     shutil.rmtree(site.staged)
 
@@ -102,7 +102,7 @@ def test_a_job_that_trains_keeps_its_bucket(site, bucket, tmp_path):
     supervisor = site.start("deaf@3")
     until(lambda: site.step == 3)
 
-    with pytest.raises(Refused, match="has a living supervisor already"):
+    with pytest.raises(UserError, match="has a living supervisor already"):
         site.stage(bucket=f"file://{tmp_path}").supervise_staged()
     supervisor.terminate()
     supervisor.wait(timeout=60)

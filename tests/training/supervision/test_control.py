@@ -12,7 +12,7 @@ import pytest
 
 from tests.training.supervision.conftest import REPOSITORY, until
 from training.checkpoints.push import Pusher
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision import control, ending
 from training.supervision.control import last_sync, stop, wait
 from training.supervision.going_on import boot
@@ -28,7 +28,7 @@ def test_a_job_without_a_bucket_is_never_said_to_be_safe(site):
     site.supervise()
 
     assert "NOT safe if the disk is destroyed" in stop(site.paths.root, "job")
-    with pytest.raises(Failed, match="job: has no bucket"):
+    with pytest.raises(RunError, match="job: has no bucket"):
         last_sync(site.paths.root)
 
 
@@ -38,7 +38,7 @@ def test_a_machine_without_a_job_is_safe_and_one_with_a_run_of_no_job_is_not(roo
     assert last_sync(root) == "no job was ever started here"
     (root / "runs" / "by_hand").mkdir()
     (root / "runs" / "notes.txt").touch()
-    with pytest.raises(Failed, match=r"(?s)by_hand: belongs to no job.*notes\.txt: belongs to no job"):
+    with pytest.raises(RunError, match=r"(?s)by_hand: belongs to no job.*notes\.txt: belongs to no job"):
         last_sync(root)
 
 
@@ -49,7 +49,7 @@ def test_what_is_not_pushed_is_pushed_by_the_last_sync_and_a_lost_bucket_is_told
     folder = Path(bucket.removeprefix("file://"))
 
     folder.rmdir()
-    with pytest.raises(Failed, match="job: not everything is in"):
+    with pytest.raises(RunError, match="job: not everything is in"):
         last_sync(site.paths.root)
     folder.mkdir()
     assert last_sync(site.paths.root) == "everything of 1 jobs is in its bucket"
@@ -85,7 +85,7 @@ def test_stop_ends_a_run_that_has_lost_its_supervisor(site):
 
 def test_waiting_tells_of_a_failure_with_the_end_of_the_log_and_of_an_end_that_was(site):
     supervisor = site.start("crash@0")
-    with pytest.raises(Failed, match=r"(?s)failed: it ended before its first step \(exit code 1\).*a bug"):
+    with pytest.raises(RunError, match=r"(?s)failed: it ended before its first step \(exit code 1\).*a bug"):
         wait(site.paths.root, "job", 60)
     supervisor.wait(timeout=60)
 
@@ -102,7 +102,7 @@ def test_waiting_says_what_the_supervisor_waits_for(site, caplog):
     said = "supervisor: could not claim the run in its bucket: gs://cells: cannot be reached"
     site.paths.log.write_text(f"supervisor: starting\n{said}\n")
 
-    with pytest.raises(Failed, match="no step within"):
+    with pytest.raises(RunError, match="no step within"):
         wait(site.paths.root, "job", 0.5)
 
     assert [record.message for record in caplog.records] == [said]
@@ -124,9 +124,9 @@ def test_a_pid_that_another_process_has_got_is_not_taken_for_the_first(tmp_path)
 def test_a_supervisor_that_has_no_pid_file_yet_is_not_overlooked(site, monkeypatch):
     monkeypatch.setattr(ending, "GIVE_UP_SECONDS", 0.1)
     with held(site.paths.lock, ""):
-        with pytest.raises(Failed, match="NOT safe"):
+        with pytest.raises(RunError, match="NOT safe"):
             stop(site.paths.root, "job", 0.3)
-        with pytest.raises(Failed, match="its supervisor has not ended"):
+        with pytest.raises(RunError, match="its supervisor has not ended"):
             last_sync(site.paths.root, 0.3)
 
 
@@ -151,7 +151,7 @@ def is_held(lock):
     try:
         with held(lock, "taken"):
             return False
-    except Refused:
+    except UserError:
         return True
 
 
@@ -163,7 +163,7 @@ def test_a_stop_does_not_wait_for_ever_for_a_bucket_that_is_gone(site, bucket):
     supervisor = site.start("ok", "--boot")  # it has nothing to do but to push
     until(lambda: living(site.paths.pusher_pid_file))
 
-    with pytest.raises(Failed, match=r"NOT safe to destroy: its bucket has not got everything in 1 s"):
+    with pytest.raises(RunError, match=r"NOT safe to destroy: its bucket has not got everything in 1 s"):
         stop(site.paths.root, "job", 1.0)
     assert supervisor.wait(timeout=20) == 1
     assert living(site.paths.pusher_pid_file) is None
@@ -204,7 +204,7 @@ def test_a_neighbours_slip_is_told_and_stops_nobody_else(site, bucket):
     assert {name: job.phase for name, job in told.items()} == {"job": "finished", "job--copy-": "broken", "torn": "broken"}
     assert "job (copy)" in told["job--copy-"].reason
     assert "job.json" in told["torn"].reason
-    with pytest.raises(Failed, match=r"(?s)job \(copy\): not the name of a job.*torn/job\.json") as failed:
+    with pytest.raises(RunError, match=r"(?s)job \(copy\): not the name of a job.*torn/job\.json") as failed:
         last_sync(site.paths.root)
     assert "everything" not in str(failed.value)
     assert (Path(bucket.removeprefix("file://")) / "runs/job/model.pt").exists()
@@ -219,7 +219,7 @@ def test_a_stop_says_what_it_waits_for(site, bucket, caplog):
     shutil.rmtree(bucket.removeprefix("file://"))
 
     with pytest.raises(
-        Failed, match=r"NOT safe to destroy: .* say stop again when the bucket answers, or train with another --bucket"
+        RunError, match=r"NOT safe to destroy: .* say stop again when the bucket answers, or train with another --bucket"
     ):
         stop(site.paths.root, "job", 12.0)
     supervisor.wait(timeout=20)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.training.supervision.conftest import Site
 from training.checkpoints.lease import claim, release
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.job import JobPaths
 from training.supervision.state import write_state
 
@@ -96,7 +96,7 @@ def test_what_was_begun_anew_elsewhere_is_not_displaced_by_what_is_older(site, e
     before = results(bucket)
 
     for by_boot in (True, False):
-        with pytest.raises(Refused, match=r"was begun anew elsewhere at 2026-11-21 00:00 UTC and is at step 8"):
+        with pytest.raises(UserError, match=r"was begun anew elsewhere at 2026-11-21 00:00 UTC and is at step 8"):
             site.supervise(by_boot=by_boot)
         assert site.state.phase == "failed"
         write_state(site.paths, replace(site.state, phase="running"))
@@ -123,7 +123,7 @@ def test_a_run_without_a_checkpoint_gives_way_to_what_was_begun_anew_elsewhere(s
 def test_the_lease_of_a_machine_that_is_gone_is_taken_over_by_a_word(site, bucket):
     claim(bucket, "job", "a machine that is gone")
     site.write_job(bucket=bucket)
-    with pytest.raises(Refused, match=r"fab train --take-over"):
+    with pytest.raises(UserError, match=r"fab train --take-over"):
         site.supervise()
 
     site.stage("take-over").supervise_staged()

@@ -14,7 +14,7 @@ import pytest
 
 from tests.training.supervision.conftest import REPOSITORY, until
 from training.checkpoints.push_state import Record
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.idle import (
     IN_VAIN_SECONDS,
     IdleRule,
@@ -137,7 +137,7 @@ def test_a_command_that_fails_is_told(root, guard, no_ssh):
 def test_a_rule_that_is_none_is_refused(root, text):
     (root / "idle.json").write_text(text)
 
-    with pytest.raises(Refused, match=r"idle\.json"):
+    with pytest.raises(UserError, match=r"idle\.json"):
         read_rule(root)
     idle = machine_status(root).idle_guard
     assert idle is not None

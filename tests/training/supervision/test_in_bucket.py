@@ -12,7 +12,7 @@ import pytest
 from tests.tools.pushed_run import push_finished_run
 from tests.training.supervision.conftest import REPOSITORY, until
 from training.checkpoints.manifest import MANIFEST
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.bucket_side import runs_in
 from training.supervision.idle import IdleRule, read_idle_state, write_rule
 from training.supervision.in_bucket import log_in, prove, status_in
@@ -113,7 +113,7 @@ def test_the_end_of_a_log(pushed, bucket):
 
     assert log_in(bucket, None, 2).splitlines() == log[-2:]
     assert log_in(bucket, "job", 0) == ""
-    with pytest.raises(Refused, match=r"has no run screen \(in the bucket: job\)"):
+    with pytest.raises(UserError, match=r"has no run screen \(in the bucket: job\)"):
         log_in(bucket, "screen", 2)
 
 
@@ -227,7 +227,7 @@ def test_what_is_missing_is_not_proven(pushed, bucket, harm, said):
     write_shutdown_report(pushed.root)
     harm(pushed, bucket)
 
-    with pytest.raises(Failed, match=said):
+    with pytest.raises(RunError, match=said):
         proven(bucket)
 
 
@@ -236,7 +236,7 @@ def test_a_report_is_believed_for_a_stop_right_after_it_alone(pushed, bucket, mi
     write_shutdown_report(pushed.root)
 
     with pytest.raises(
-        Failed, match=r"its VM was stopped at .* \(accepted: at most 10 minutes after the report\): what it did in between"
+        RunError, match=r"its VM was stopped at .* \(accepted: at most 10 minutes after the report\): what it did in between"
     ):
         prove(bucket, "incubator-l4", BEFORE, datetime.now(UTC) + timedelta(minutes=minutes))
 
@@ -257,14 +257,14 @@ def test_a_report_that_no_machine_of_this_code_wrote_proves_nothing(bucket, repo
     now = datetime.now(UTC).isoformat(timespec="seconds")
     (folder / "incubator-l4.json").write_text(json.dumps(report).replace('"now"', f'"{now}"'))
 
-    with pytest.raises(Failed, match=said):
+    with pytest.raises(RunError, match=said):
         proven(bucket)
 
 
 def test_a_report_before_the_latest_start_says_nothing(pushed, bucket):
     write_shutdown_report(pushed.root)
 
-    with pytest.raises(Failed, match=r"its VM was started after that, at .*: what it did since is not known"):
+    with pytest.raises(RunError, match=r"its VM was started after that, at .*: what it did since is not known"):
         proven(bucket, since=datetime.now(UTC) + timedelta(seconds=1))
 
 

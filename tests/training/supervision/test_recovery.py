@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.training.supervision.conftest import HURRY, stand_in, until
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.admission import supervise
 from training.supervision.processes import boot_seconds, living
 from training.supervision.state import write_state
@@ -94,10 +94,10 @@ def test_with_its_own_checkpoints_a_run_goes_on_without_the_bucket(site, bucket)
 def test_a_bucket_that_stays_away_after_a_boot_is_no_end_for_good(site, bucket):
     site.write_job(bucket=f"{bucket}/none")
 
-    with pytest.raises(Failed, match="none"):
+    with pytest.raises(RunError, match="none"):
         site.supervise(by_boot=True, timing=replace(HURRY, patience=0.2))
     assert site.state.phase == "interrupted"
-    with pytest.raises(Refused, match="none"):  # to a person it is told at once, and nothing changes
+    with pytest.raises(UserError, match="none"):  # to a person it is told at once, and nothing changes
         site.supervise()
     assert site.state.phase == "interrupted"
 

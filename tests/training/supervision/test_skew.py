@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from training.checkpoints.progress_file import read_progress
 from training.checkpoints.push_state import read_record
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.idle import read_idle_state, read_rule
 from training.supervision.job import FORMAT, Job, read_job
 from training.supervision.processes import living
@@ -76,7 +76,7 @@ def test_a_field_that_older_code_did_not_write_has_its_default(site, name, field
     lay(place(site, name), values)
 
     if name == "job.json" and field == "name":
-        with pytest.raises(Refused, match=r"job\.json: name: "):
+        with pytest.raises(UserError, match=r"job\.json: name: "):
             read_job(site.paths)
     else:
         assert (READERS[name](site) is None) == ((name, field) in NEEDED)
@@ -131,7 +131,7 @@ def test_a_job_of_newer_code_can_be_told_of_but_not_started(site):
 
     assert [job.phase for job in status(site.paths.root).jobs] == ["new"]
     with pytest.raises(
-        Refused, match=r"^job\.json is of format 2, and this machine's code knows 1; run: \./fab bootstrap, then train again$"
+        UserError, match=r"^job\.json is of format 2, and this machine's code knows 1; run: \./fab bootstrap, then train again$"
     ):
         take(site.paths, staged)
     assert (staged / "job.json").exists()  # nothing was half-taken
@@ -140,7 +140,7 @@ def test_a_job_of_newer_code_can_be_told_of_but_not_started(site):
 def test_an_unknown_setting_of_our_own_format_is_a_slip(site):
     for format_ in ({}, {"format": FORMAT}):
         lay(site.paths.job_file, recorded("job.json") | format_ | {"max_restart": 5})
-        with pytest.raises(Refused, match=r"job\.json: max_restart: 5: "):
+        with pytest.raises(UserError, match=r"job\.json: max_restart: 5: "):
             read_job(site.paths)
     assert "max_restarts" in Job.model_fields
 

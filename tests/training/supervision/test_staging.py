@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.refusal import Failed, Refused
+from training.errors import RunError, UserError
 from training.supervision.job import JobPaths
 from training.supervision.staging import FILES, is_staged, take, turn_away, wait_until_taken
 
@@ -38,7 +38,7 @@ def test_what_is_taken_replaces_what_was_there(staged, paths):
 def test_half_a_start_changes_nothing(staged, paths, name):
     (staged / name).unlink()
 
-    with pytest.raises(Refused, match=f"has no {name}"):
+    with pytest.raises(UserError, match=f"has no {name}"):
         take(paths, staged)
 
     assert list(paths.folder.iterdir()) == []
@@ -55,14 +55,14 @@ def test_who_waits_is_told_when_it_was_taken(staged, paths):
 def test_who_waits_is_told_when_it_was_turned_away(staged):
     threading.Timer(0.3, turn_away, (staged, "screen: has a living supervisor already")).start()
 
-    with pytest.raises(Refused, match="has a living supervisor already"):
+    with pytest.raises(UserError, match="has a living supervisor already"):
         wait_until_taken(staged, 20)
 
     assert not staged.exists()
 
 
 def test_nobody_waits_for_ever(staged):
-    with pytest.raises(Failed, match=r"no supervisor took it within 0\.3 seconds"):
+    with pytest.raises(RunError, match=r"no supervisor took it within 0\.3 seconds"):
         wait_until_taken(staged, 0.3)
 
 
@@ -81,10 +81,10 @@ def test_who_is_at_it_is_waited_for(staged, paths):
 
 
 def test_what_nobody_waits_for_any_more_is_not_taken_later(staged, paths):
-    with pytest.raises(Failed, match="it is withdrawn"):
+    with pytest.raises(RunError, match="it is withdrawn"):
         wait_until_taken(staged, 0.1)
 
-    with pytest.raises(Refused, match=r"has no run\.yaml"):
+    with pytest.raises(UserError, match=r"has no run\.yaml"):
         take(paths, staged)
     assert list(paths.folder.iterdir()) == list(staged.parent.iterdir()) == []
 

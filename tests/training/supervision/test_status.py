@@ -5,7 +5,7 @@ import time
 import pytest
 
 from training.checkpoints.progress_file import Progress, write_progress
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.processes import boot_id, write_pid_file
 from training.supervision.report import as_json, from_json
 from training.supervision.state import Start, State, now, write_state
@@ -79,9 +79,9 @@ def test_a_finished_job_is_told_whole(site, bucket):
 
 
 def test_an_unknown_job_is_refused_with_the_known_ones(site):
-    with pytest.raises(Refused, match=r"no such job \(jobs here: job\)"):
+    with pytest.raises(UserError, match=r"no such job \(jobs here: job\)"):
         status(site.paths.root, "jab")
-    with pytest.raises(Refused, match="not the name of a job"):
+    with pytest.raises(UserError, match="not the name of a job"):
         status(site.paths.root, "../job")
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.training.supervision.conftest import HURRY, until
 from training.checkpoints.lease import claim
 from training.checkpoints.manifest import complete_checkpoints
-from training.refusal import Refused
+from training.errors import UserError
 from training.supervision.processes import boot_id, living
 from training.supervision.state import MAX_REBOOTS, Start, State, write_state
 
@@ -140,7 +140,7 @@ def test_a_second_supervisor_is_refused_while_the_first_lives(site):
     supervisor = site.start("deaf@3")
     until(lambda: site.step == 3)
 
-    with pytest.raises(Refused, match=f"job: has a living supervisor already, pid {supervisor.pid}"):
+    with pytest.raises(UserError, match=f"job: has a living supervisor already, pid {supervisor.pid}"):
         site.supervise()
     supervisor.terminate()
     supervisor.wait(timeout=60)
@@ -267,7 +267,7 @@ def test_tokens_that_others_may_read_are_refused(site):
 def test_a_job_file_that_is_none_is_refused(site, text):
     site.paths.job_file.write_text(text)
 
-    with pytest.raises(Refused, match=r"job\.json"):
+    with pytest.raises(UserError, match=r"job\.json"):
         site.supervise()
 
 
@@ -302,7 +302,7 @@ def test_a_run_that_another_machine_writes_is_refused(site, bucket):
     site.write_job(bucket=bucket)
     claim(bucket, "job", "another machine")
 
-    with pytest.raises(Refused, match="another machine writes this run"):
+    with pytest.raises(UserError, match="another machine writes this run"):
         site.supervise()
     assert not (site.paths.folder / "state.json").exists()
     assert not site.paths.run.exists()

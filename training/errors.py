@@ -4,14 +4,14 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class Refused(ValueError):
+class UserError(ValueError):
     """The user's input cannot be used; the command line prints the message alone and exits with 2.
 
     A message names the file, the key or row, the value, and what is accepted.
     """
 
 
-class Failed(RuntimeError):
+class RunError(RuntimeError):
     """The run could not go on (a full disk, a loss that is not finite); the command line prints the message and exits with 1."""
 
 
