@@ -18,7 +18,7 @@ from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.shippable import a_few
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 FORMAT = 1
 """Of a record, ROOT/brought/NAME.json."""

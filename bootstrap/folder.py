@@ -10,7 +10,8 @@ from pathlib import Path
 
 from infra.outputs import project_root
 from training.errors import RunError, UserError
-from training.untrusted import REPOSITORY, escaped, single_name
+from training.text import escaped
+from training.untrusted import REPOSITORY, single_name
 
 ELSEWHERE = "another place: --into FOLDER"
 

@@ -15,6 +15,7 @@ from bootstrap.off import ask_bucket, on_this_laptop
 from bootstrap.runs import job_of
 from bootstrap.streams import show
 from training.errors import RunError, UserError
+from training.files import write_text
 from training.untrusted import single_name
 
 ROUNDS = 5
@@ -51,9 +52,7 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
         )
     refuse_other(target, begun)
     target.mkdir(parents=True, exist_ok=True)
-    partial = target / ".run.json.partial"
-    partial.write_text(there.out)
-    partial.rename(target / "run.json")  # first: a pull that is cut off is known for what it is
+    write_text(target / "run.json", there.out)  # first: a pull that is cut off is known for what it is
     start = time.monotonic()
     for left in reversed(range(ROUNDS)):
         try:

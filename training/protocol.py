@@ -12,7 +12,8 @@ from typing import Annotated, Any, TypeVar
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from training.errors import RunError
-from training.untrusted import escaped, single_name
+from training.text import escaped
+from training.untrusted import single_name
 
 LIMIT_BYTES = 16 * 2**20
 """Of one message: 10,000 jobs are 8 MB."""

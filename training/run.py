@@ -29,7 +29,7 @@ from training.data.datamodule import CellSetsDataModule
 from training.data.perturbations import read_features, write_perturbed_genes
 from training.data.reader import Genes
 from training.data.set_aside import trained_on_measuring
-from training.errors import UserError, some
+from training.errors import UserError
 from training.evaluation.baselines import fit_baselines
 from training.evaluation.evaluate import evaluate as judge
 from training.evaluation.model_predictor import ModelPredictor
@@ -41,6 +41,7 @@ from training.evaluation.verdict import Judged, summarise, write_evaluation
 from training.mkl import settle_vector_functions
 from training.objectives.perturbation import Perturbation
 from training.plan import build_objective, length_of, one_pass, plan_text
+from training.text import some
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from training.bucket.local_files import crc32c_of, kept_bytes, md5_of
 from training.errors import RunError, UserError
-from training.untrusted import escaped, path_below
+from training.text import escaped
+from training.untrusted import path_below
 
 READ_LIMIT = 16 * 2**20
 """Bytes; what is read into memory is a manifest, a lease or a run.json, of kilobytes."""

@@ -18,7 +18,8 @@ from training.bucket.bucket import READ_LIMIT, Bucket, Changed, Damaged, Stored
 from training.bucket.local_files import BLOCK, remove_kept, whole_file
 from training.bucket.login import COMMAND, Login, log_in, plain_login_errors
 from training.errors import RunError, UserError
-from training.untrusted import escaped, file_below, is_file_below
+from training.text import escaped
+from training.untrusted import file_below, is_file_below
 
 TIMEOUT_SECONDS = (10.0, 60.0)
 """To connect, and between two bytes."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from training.bucket.bucket import Bucket, Changed, Stored, open_bucket
 from training.errors import UserError
-from training.untrusted import escaped, single_name
+from training.text import escaped
+from training.untrusted import single_name
 
 STALE_AFTER = timedelta(minutes=15)
 RENEW_SECONDS = 300.0

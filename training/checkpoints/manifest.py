@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -12,6 +11,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from training.config import RunConfig
+from training.files import flush_to_disk, write_json
 from training.untrusted import file_below
 
 log = logging.getLogger(__name__)
@@ -88,12 +88,9 @@ def write_manifest(folder: Path, step: int, config_sha256: str, data_fingerprint
     files = tuple(File(str(path.relative_to(folder)), path.stat().st_size, _sha256(path)) for path in payload)
     manifest = Manifest(step, config_sha256, data_fingerprint, val_loss_total, files)
     for path in payload:
-        _flush(path)
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-    _flush(partial)
-    partial.rename(folder / MANIFEST)
-    _flush(folder)
+        flush_to_disk(path)
+    write_json(folder / MANIFEST, asdict(manifest), flush=True)
+    flush_to_disk(folder)
     return manifest
 
 
@@ -182,11 +179,3 @@ def _read(folder: Path) -> Manifest | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -33,7 +33,7 @@ from training.checkpoints.push_state import (
 )
 from training.checkpoints.reach import beginning_of, older_than, reach_in_bucket, reach_on_disk, remove_manifests_first, set_aside
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 __all__ = ["PushFailed", "PushState", "Pusher", "prune_local", "read_push_state"]
 

@@ -1,6 +1,5 @@
 """What of a run is in its bucket: the pusher's record, job/push.json, and what may be read off it."""
 
-import json
 import os
 import re
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from training.checkpoints.manifest import MANIFEST, best, complete_checkpoints, folder_of
+from training.files import write_json
 from training.untrusted import file_below, is_file_below
 
 STATE = "push.json"
@@ -65,9 +65,7 @@ class Record:
 
     def write(self, job: Path) -> None:
         """Write push.json, whole or not at all."""
-        partial = job / f".{STATE}.partial"
-        partial.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n", encoding="utf-8")
-        partial.rename(job / STATE)
+        write_json(job / STATE, {"format": FORMAT, **asdict(self)})
 
 
 _RECORD = TypeAdapter(Record)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from training.bucket.bucket import Bucket, Stored
 from training.checkpoints.manifest import MANIFEST, Manifest, complete_checkpoints, folder_of, manifest_of
-from training.untrusted import NAME_LENGTH, escaped
+from training.text import escaped
+from training.untrusted import NAME_LENGTH
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,9 @@ from training.checkpoints.manifest import Checkpoint, complete_checkpoints, conf
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
-from training.errors import UserError, some
+from training.errors import UserError
+from training.files import write_text
+from training.text import some
 
 log = logging.getLogger(__name__)
 
@@ -319,31 +321,3 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return described.stdout.strip() or None if described.returncode == 0 else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises: OSError naming `path`; what was there is intact, and nothing is beside it.
-    """
-    write_texts({path: text})
-
-
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write files that belong together: all of them, or none where one of them finds no room.
-
-    Raises: OSError naming the file.
-    """
-    partials = {path: path.with_name(f".{path.name}.partial") for path in texts}
-    try:
-        for path, text in texts.items():
-            try:
-                partials[path].write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(path)) from None
-        for path, partial in partials.items():
-            partial.rename(path)
-    finally:
-        for partial in partials.values():
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from training.errors import RunError, UserError, did_you_mean, some
+from training.errors import RunError, UserError, did_you_mean
 from training.sources.download import Digest, HttpError, Remote
 from training.sources.parse import Hub
+from training.text import some
 from training.untrusted import file_below
 
 ENDPOINT = "https://huggingface.co"

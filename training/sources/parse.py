@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from training.errors import UserError, did_you_mean
-from training.untrusted import escaped
+from training.text import escaped
 
 PRESETS = Path(__file__).parent.parent.parent / "configs" / "data"
 ACCEPTED = (

@@ -2,11 +2,11 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from training.files import write_json
 from training.untrusted import file_below
 
 log = logging.getLogger(__name__)
@@ -68,12 +68,7 @@ def read(data: Path) -> dict[str, Brought]:
 
 def write(data: Path, record: Mapping[str, Brought]) -> None:
     """Replace the record, atomically."""
-    partial = data / f"{RECORD}.partial"
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump({to: asdict(brought) for to, brought in record.items()}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(data / RECORD)
+    write_json(data / RECORD, {to: asdict(brought) for to, brought in record.items()}, flush=True)
 
 
 def _brought(values: dict[str, object]) -> Brought:

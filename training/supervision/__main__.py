@@ -11,7 +11,7 @@ from typing import TextIO
 
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 WAIT_SECONDS = 3600.0
 KEPT = "\n\t"

@@ -12,9 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from training.checkpoints.push_state import read_push_state
 from training.errors import UserError
+from training.files import write_json
 from training.protocol import without_unknown
 from training.supervision.job import JobPaths, job_names
-from training.supervision.processes import living, write_json
+from training.supervision.processes import living
 from training.supervision.state import FINAL, read_state
 
 IN_VAIN_SECONDS = 2 * 3600.0

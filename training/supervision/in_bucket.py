@@ -19,7 +19,8 @@ from training.supervision.bucket_side import runs_in
 from training.supervision.report import FORMAT, JobStatus, Status
 from training.supervision.shutdown_report import shutdown_report
 from training.supervision.state import FINAL, State, state_of
-from training.untrusted import escaped, is_single_name
+from training.text import escaped
+from training.untrusted import is_single_name
 
 AT_ONCE = 8
 POWER_OFF_WITHIN = timedelta(minutes=10)

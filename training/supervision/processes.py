@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.errors import UserError
+from training.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -59,13 +60,6 @@ def living(path: Path) -> int | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return process.pid if process_of(process.pid) == process else None
-
-
-def write_json(path: Path, values: object) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    partial.rename(path)
 
 
 def try_to_write_json(path: Path, values: object) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from training.errors import RunError, UserError
+from training.files import write_text
 from training.supervision.job import JobPaths, refuse_newer
 from training.supervision.processes import wait_until
 
@@ -43,10 +44,8 @@ def is_staged(staged: Path) -> bool:
 
 def turn_away(staged: Path, why: str) -> None:
     """Tell whoever waits for `staged` to be taken that it will not be."""
-    partial = staged / f".{REFUSED}.partial"
     with suppress(FileNotFoundError):
-        partial.write_text(why)
-        partial.rename(staged / REFUSED)
+        write_text(staged / REFUSED, why)
 
 
 def wait_until_taken(staged: Path, seconds: float, is_at_it: Callable[[], bool] = lambda: False) -> None:

@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+from contextlib import contextmanager
+from pathlib import Path
 
 from training.checkpoints import push as module
 from training.checkpoints import push_state
@@ -25,6 +27,14 @@ def fill(run, *names):
         (run.job / name).symlink_to("/dev/full")
 
 
+@contextmanager
+def no_room_for_the_record(monkeypatch):
+    """push.json cannot be written: a write to /dev/full says what a full disk says."""
+    with monkeypatch.context() as patch:
+        patch.setattr(push_state, "write_json", lambda *_: Path("/dev/full").write_text("no room", encoding="utf-8"))
+        yield
+
+
 def test_a_disk_guard_that_frees_the_disk_during_a_round_loses_nothing(run, folder_place, pushed, monkeypatch):
     run.save(30)
     marks, state = push_state.steps_left_to_bucket, read_push_state(run.job)
@@ -42,35 +52,35 @@ def test_a_disk_guard_that_frees_the_disk_during_a_round_loses_nothing(run, fold
     assert folder_place.steps() == [10, 20, 30]
 
 
-def test_a_full_disk_stops_no_push_and_what_was_pushed_makes_room(run, folder_place, tmp_path):
+def test_a_full_disk_stops_no_push_and_what_was_pushed_makes_room(run, folder_place, tmp_path, monkeypatch):
     run.begin()
     for step in (10, 20, 30):
         run.save(step)
     (tmp_path / "outgoing").mkdir()
     (run.job / ".outgoing").symlink_to(tmp_path / "outgoing")  # survives the clearing of the round
-    fill(run, ".push.json.partial", ".outgoing/config.yaml", ".outgoing/metrics.jsonl")
+    fill(run, ".outgoing/config.yaml", ".outgoing/metrics.jsonl")
     (run.job / ".held").write_text("no folder can be made here")
 
-    pusher(run, folder_place).once()
+    with no_room_for_the_record(monkeypatch):
+        pusher(run, folder_place).once()
 
     assert folder_place.steps() == [10, 20, 30]
     assert (folder_place.run() / "config.yaml").read_text() == "name: a\n"
     assert (folder_place.run() / "metrics.jsonl").read_text() == "begun\n"
     assert local_steps(run) == [30]
-    (run.job / ".push.json.partial").unlink()
     pusher(run, folder_place).once()
     state = read_push_state(run.job)
     assert state is not None
     assert (state.safe_steps, state.complete) == ((10, 20, 30), True)
 
 
-def test_a_full_disk_frees_nothing_on_the_word_of_an_earlier_process(run, folder_place, pushed):
+def test_a_full_disk_frees_nothing_on_the_word_of_an_earlier_process(run, folder_place, pushed, monkeypatch):
     """The bucket has lost what push.json says it has; what is compared first must not cost the disk the rest."""
     shutil.rmtree(folder_place.run() / "checkpoints" / folder_of(10))
     run.save(30)
-    fill(run, ".push.json.partial")
 
-    pusher(run, folder_place).once()
+    with no_room_for_the_record(monkeypatch):
+        pusher(run, folder_place).once()
 
     assert folder_place.steps() == [10, 20, 30]
 
