@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """The temporary name of `path`, `.NAME.partial`: what is written there gets its name at the end. After an error it is removed."""
+    """The temporary name of `path`, `.NAME.partial`: what is written there gets its name at the end, and is removed on error."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial

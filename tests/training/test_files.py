@@ -29,9 +29,13 @@ def test_what_is_broken_off_leaves_what_was_there(tmp_path, error):
     file = tmp_path / "a"
     write_text(file, "before")
 
-    with pytest.raises(error), partial_file(file) as partial:
-        partial.write_text("half")
-        raise error
+    def broken_off():
+        with partial_file(file) as partial:
+            partial.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        broken_off()
 
     assert listing(tmp_path) == {"a": "before"}
 

@@ -20,8 +20,9 @@ from training.checkpoints.manifest import (
     is_intact,
 )
 from training.checkpoints.push_state import NOT_FILES
-from training.checkpoints.reach import beginning_of, manifests_in_bucket
+from training.checkpoints.reach import manifests_in_bucket
 from training.errors import RunError, UserError
+from training.run_facts import run_id_of
 from training.untrusted import path_below, single_name
 
 __all__ = ["Pulled", "claim", "holder_of", "pull_run", "release"]
@@ -54,17 +55,17 @@ def pull_run(bucket_url: str, name: str, into: Path, *, checkpoints: Literal["ne
     prefix = f"runs/{single_name(name, bucket_url)}"
     bucket, into = open_bucket(bucket_url), Path(os.path.abspath(into))
     objects = bucket.listing(prefix)
-    begun = beginning_of(bucket.read(f"{prefix}/run.json"))
-    if begun is None:
+    run_id = run_id_of(bucket.read(f"{prefix}/run.json"))
+    if run_id is None:
         raise UserError(f"{bucket.url}: it has no run {name} (looked for {prefix}/run.json)")
     there = dict(manifests_in_bucket(bucket, f"{prefix}/checkpoints", objects))
-    _refuse_other(into, f"{bucket.url}/{prefix}", begun, there)
+    _refuse_other(into, f"{bucket.url}/{prefix}", run_id, there)
     small = _small_files(objects, prefix, everything=checkpoints == "all")
     try:
         for below in (MARK, "checkpoints", *(name.removeprefix(f"{prefix}/") for name in small)):
             path_below(into, below, f"{bucket.url}/{prefix}")
         into.mkdir(parents=True, exist_ok=True)
-        (into / MARK).write_text(json.dumps({"from": f"{bucket.url}/{prefix}", "beginning": begun}) + "\n")
+        (into / MARK).write_text(json.dumps({"from": f"{bucket.url}/{prefix}", "run_id": run_id}) + "\n")
         (into / "checkpoints").mkdir(exist_ok=True)
         bucket.fetch(small, prefix, into)
         pulled = _pull_checkpoints(bucket, prefix, into, there, objects, everything=checkpoints == "all")
@@ -80,23 +81,23 @@ def _small_files(objects: dict[str, Stored], prefix: str, everything: bool) -> d
     return {name: stored for name, stored in objects.items() if name.removeprefix(f"{prefix}/").partition("/")[0] not in left_out}
 
 
-def _refuse_other(into: Path, source: str, begun: str, there: dict[int, Manifest]) -> None:
+def _refuse_other(into: Path, source: str, run_id: str, there: dict[int, Manifest]) -> None:
     """Only an empty folder, this run's own, or one that a pull of it has left unfinished may be pulled into."""
     if not into.exists() or (into.is_dir() and _is_empty(into)):
         return
     accepted = "accepted: an empty folder, or one that this run was pulled into before"
     if not into.is_dir():
         raise UserError(f"{into}: it is no folder ({accepted})")
-    own = beginning_of(_text(into / "run.json"))
+    own = run_id_of(_text(into / "run.json"))
     if own is None:
         try:
             mark = json.loads(_text(into / MARK))
         except ValueError:
             mark = None
-        if mark != {"from": source, "beginning": begun}:
+        if mark != {"from": source, "run_id": run_id}:
             raise UserError(f"{into}: it is not empty, and holds no run {source} ({accepted})")
-    elif own != begun:
-        raise UserError(f"{into}: it holds another run than {source}, or another beginning of it ({accepted})")
+    elif own != run_id:
+        raise UserError(f"{into}: it holds another run than {source}, or a later one of the same name ({accepted})")
     steps = [checkpoint.step for checkpoint in complete_checkpoints(into / "checkpoints")]
     if steps and max(steps) > max(there, default=-1):
         raise UserError(f"{into}: it is ahead of {source}: it has step {max(steps)}, the bucket {max(there, default='none')}")

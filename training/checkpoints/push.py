@@ -31,8 +31,9 @@ from training.checkpoints.push_state import (
     steps_left_to_bucket,
     unsendable,
 )
-from training.checkpoints.reach import beginning_of, older_than, reach_in_bucket, reach_on_disk, remove_manifests_first, set_aside
+from training.checkpoints.reach import older_than, reach_in_bucket, reach_on_disk, remove_manifests_first, set_aside
 from training.errors import RunError, UserError
+from training.run_facts import facts_of, run_id_of
 from training.text import escaped
 
 __all__ = ["PushFailed", "PushState", "Pusher", "prune_local", "read_push_state"]
@@ -151,10 +152,10 @@ class Pusher:
     def _round(self) -> None:
         began = time.time()
         self._renew()
-        beginning = beginning_of(_read(self.run / "run.json"))
-        ahead = None if beginning is None else self._push_checkpoints(beginning)
+        run_id = run_id_of(_read(self.run / "run.json"))
+        ahead = None if run_id is None else self._push_checkpoints(run_id)
         if ahead is None:
-            self._push_files(beginning)
+            self._push_files(run_id)
         self._record = replace(self._record, sent_at=began, failures=0, error=None, ahead=ahead)
         self._compared = ahead is None
         self._note()
@@ -188,7 +189,7 @@ class Pusher:
 
     # --- checkpoints ---
 
-    def _push_checkpoints(self, beginning: str) -> int | None:
+    def _push_checkpoints(self, run_id: str) -> int | None:
         """The newest first: after a long outage it is what matters.
 
         Returns: the bucket's newest step, if this run is further there: then nothing is sent.
@@ -198,14 +199,14 @@ class Pusher:
         known = {name for name, version in local.items() if sent.get(name) == version or name in self._record.damaged}
         listed = {name for name in sent if name.endswith(f"/{MANIFEST}")}
         unchanged = known == set(local) == listed | set(self._record.damaged) and not self._leftovers
-        if self._compared and beginning == self._record.beginning and unchanged:
+        if self._compared and run_id == self._record.run_id and unchanged:
             return None
         self._leftovers = False
         objects = self.bucket.listing(self.prefix, pass_over=True)
-        if not self._compared or beginning != self._record.beginning:
+        if not self._compared or run_id != self._record.run_id:
             if (ahead := self._step_ahead(objects)) is not None:
                 return ahead
-            objects = self._begin(beginning, objects)
+            objects = self._begin(run_id, objects)
         for checkpoint in reversed(complete_checkpoints(self.run / "checkpoints")):
             self._push_checkpoint(checkpoint, objects)
         self._prune(objects)
@@ -227,21 +228,21 @@ class Pusher:
             log.info("push: the bucket has step %d of this run, and this disk %d: nothing is sent", there.step, here.step)
         return there.step
 
-    def _begin(self, beginning: str, objects: dict[str, Stored]) -> dict[str, Stored]:
-        """Make sure that what the bucket has under this name is of this beginning of the run, and says so."""
-        theirs = beginning_of(self.bucket.read(f"{self.prefix}/run.json"))
-        if theirs != beginning:
+    def _begin(self, run_id: str, objects: dict[str, Stored]) -> dict[str, Stored]:
+        """Make sure that what the bucket has under this name is of this run, and says so."""
+        theirs = facts_of(self.bucket.read(f"{self.prefix}/run.json"))
+        if theirs is None or theirs.run_id != run_id:
             if any(name.startswith(f"{self.prefix}/checkpoints/") for name in objects) or theirs is not None:
                 set_aside(self.bucket, self.prefix, theirs, objects)
                 objects = {}
             self._record = Record(self._record.run, self._record.bucket, failures=self._record.failures, error=self._record.error)
             text = _read(self.run / "run.json")
-            if beginning_of(text) != beginning:
+            if run_id_of(text) != run_id:
                 raise RunError(f"{self.run}: the run was begun anew during this round; the next round pushes it")
             if config := _read(self.run / "config.yaml"):  # before any checkpoint: without it nothing can go on from one
                 self.bucket.write(f"{self.prefix}/config.yaml", config)
             self.bucket.write(f"{self.prefix}/run.json", text)
-        self._record = replace(self._record, beginning=beginning)
+        self._record = replace(self._record, run_id=run_id)
         return objects
 
     def _push_checkpoint(self, checkpoint: Checkpoint, objects: dict[str, Stored]) -> None:
@@ -276,7 +277,7 @@ class Pusher:
                     raise RunError(
                         f"{self.bucket.url}/{there}: what has arrived is not what was sent; the next round sends it again"
                     )
-                if beginning_of(_read(self.run / "run.json")) != self._record.beginning:
+                if run_id_of(_read(self.run / "run.json")) != self._record.run_id:
                     raise RunError(f"{self.run}: the run was begun anew during this round; the next round pushes it")
                 self._renew()
                 self.bucket.write(f"{there}/{MANIFEST}", manifest)
@@ -315,10 +316,10 @@ class Pusher:
 
     # --- all other files ---
 
-    def _push_files(self, beginning: str | None) -> None:
+    def _push_files(self, run_id: str | None) -> None:
         """What has changed since it was sent, as a copy: a log that grows while it is sent has one length."""
         sent, files = dict(self._record.sent or {}), small_files(self.run, self.job)
-        if beginning is None:  # the run has not begun; a disk that was wiped removes nothing from the bucket
+        if run_id is None:  # the run has not begun; a disk that was wiped removes nothing from the bucket
             files = {name: path for name, path in files.items() if name.startswith("job/")}
         if not self._compared:
             for name in unsendable(self.run):
@@ -334,7 +335,7 @@ class Pusher:
                     if not copy_whole(path, outgoing / name, version):
                         in_memory[name] = path.read_bytes()
                     copied[name] = version
-        if beginning is not None and beginning_of(_read(self.run / "run.json")) != beginning:
+        if run_id is not None and run_id_of(_read(self.run / "run.json")) != run_id:
             raise RunError(f"{self.run}: the run was begun anew during this round; the next round pushes it")
         self._renew()
         if copied:
@@ -342,7 +343,7 @@ class Pusher:
             shutil.rmtree(outgoing, ignore_errors=True)
         for name, content in in_memory.items():
             self.bucket.write(f"{self.prefix}/{name}", content)
-        gone = [name for name in sent if name not in files and not name.endswith(f"/{MANIFEST}")] if beginning is not None else []
+        gone = [name for name in sent if name not in files and not name.endswith(f"/{MANIFEST}")] if run_id is not None else []
         self.bucket.remove([f"{self.prefix}/{name}" for name in gone])
         self._record = replace(self._record, sent={n: v for n, v in {**sent, **copied}.items() if n not in gone})
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import AliasChoices, Field, TypeAdapter
 
 from training.checkpoints.manifest import MANIFEST, best, complete_checkpoints, folder_of
 from training.files import write_json
@@ -44,8 +45,8 @@ class Record:
 
     run: str = ""
     bucket: str = ""
-    beginning: str | None = None
-    """Of which beginning of the run all this is said."""
+    run_id: Annotated[str | None, Field(validation_alias=AliasChoices("run_id", "beginning"))] = None
+    """Of which run all this is said."""
     sent: dict[str, Version] | None = None
     """What the bucket has, by name below runs/NAME; a checkpoint is named by its manifest."""
     sent_at: float | None = None

@@ -1,15 +1,15 @@
 """How far a run is, on a disk and in its bucket: a machine that comes back does not overwrite a run that went on elsewhere."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from training.bucket.bucket import Bucket, Stored
 from training.checkpoints.manifest import MANIFEST, Manifest, complete_checkpoints, folder_of, manifest_of
+from training.run_facts import RUN_JSON, RunFacts, facts_of, read_facts
 from training.text import escaped
 from training.untrusted import NAME_LENGTH
 
@@ -21,10 +21,11 @@ NO_STEP = -1
 
 @dataclass(frozen=True)
 class Reach:
-    """How far a run is, from which beginning."""
+    """How far a run is."""
 
-    beginning: str
-    """First entry of `starts` in run.json, as `beginning_of` gives it."""
+    run_id: str
+    begun: datetime
+    """When it was first started."""
     step: int
     """Newest complete checkpoint."""
     starts: int
@@ -33,20 +34,11 @@ class Reach:
     def is_behind(self, other: "Reach") -> bool:
         """Whether `other` is the same run, and further."""
         is_further = NO_STEP != other.step and (self.step, self.starts) < (other.step, other.starts)
-        return self.beginning == other.beginning and is_further
+        return self.run_id == other.run_id and is_further
 
     def is_older_than(self, other: "Reach") -> bool:
         """Whether `other` was begun anew after this one began."""
-        return self.beginning != other.beginning and self.begun < other.begun
-
-    @property
-    def begun(self) -> datetime:
-        """When; long ago if run.json does not say it."""
-        try:
-            found = datetime.fromisoformat(json.loads(self.beginning)["time"])
-        except (ValueError, LookupError, TypeError):
-            return datetime.fromtimestamp(0, UTC)
-        return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return self.run_id != other.run_id and self.begun < other.begun
 
 
 def older_than(here: Reach, there: Reach, url: str, run: Path) -> str:
@@ -58,20 +50,12 @@ def older_than(here: Reach, there: Reach, url: str, run: Path) -> str:
     )
 
 
-def beginning_of(text: bytes | str | None) -> str | None:
-    """Which beginning of a run a run.json is of: `overwrite=true` starts its list of starts anew. None if there is none yet."""
-    starts = _starts(text)
-    return json.dumps(starts[0], sort_keys=True) if starts else None
-
-
 def reach_on_disk(run: Path) -> Reach | None:
     """None for a run that has not begun."""
-    try:
-        text = (run / "run.json").read_bytes()
-    except OSError:
+    if (facts := read_facts(run)) is None:
         return None
     complete = complete_checkpoints(run / "checkpoints")
-    return _reach(text, complete[-1].step if complete else NO_STEP)
+    return Reach(facts.run_id, facts.begun, complete[-1].step if complete else NO_STEP, len(facts.starts))
 
 
 def reach_in_bucket(bucket: Bucket, prefix: str, objects: dict[str, Stored]) -> Reach | None:
@@ -81,7 +65,8 @@ def reach_in_bucket(bucket: Bucket, prefix: str, objects: dict[str, Stored]) -> 
     """
     root = f"{prefix}/checkpoints"
     steps = (step for step, _ in manifests_in_bucket(bucket, root, objects))
-    return _reach(bucket.read(f"{prefix}/run.json"), next(iter(steps), NO_STEP))
+    facts = facts_of(bucket.read(f"{prefix}/{RUN_JSON}"))
+    return None if facts is None else Reach(facts.run_id, facts.begun, next(iter(steps), NO_STEP), len(facts.starts))
 
 
 def manifests_in_bucket(bucket: Bucket, root: str, objects: dict[str, Stored]) -> Iterable[tuple[int, Manifest]]:
@@ -103,15 +88,15 @@ def manifests_in_bucket(bucket: Bucket, root: str, objects: dict[str, Stored]) -
             log.warning("%s/%s/%s: its manifest is not true of its files; it does not count", bucket.url, root, escaped(folder))
 
 
-def set_aside(bucket: Bucket, prefix: str, theirs: str | None, objects: dict[str, Stored]) -> None:
-    """Move another beginning of the run to runs/NAME.begun-TIME: its later steps must not be taken for this one's.
+def set_aside(bucket: Bucket, prefix: str, theirs: RunFacts | None, objects: dict[str, Stored]) -> None:
+    """Move an earlier run of this name to runs/NAME.begun-TIME: its later steps must not be taken for this one's.
 
     Nothing is deleted: the same happens when a disk was lost and the run started again. Copies end with the manifests, removal
     begins with them, and run.json goes last: a kill in between leaves what the next round can finish.
     """
-    time = str(json.loads(theirs).get("time", "unknown") if theirs else "unknown")
+    time = (theirs.starts[0].time if theirs else "") or "unknown"
     aside = _name_aside(prefix, time)
-    log.warning("%s/%s is of another beginning of this run; it is kept as %s", bucket.url, prefix, aside)
+    log.warning("%s/%s is another run of this name; it is kept as %s", bucket.url, prefix, aside)
     lease, run_json = f"{prefix}/lease.json", f"{prefix}/run.json"
     bucket.copy(sorted(objects.keys() - {lease}, key=lambda name: (name.endswith(f"/{MANIFEST}"), name)), prefix, aside)
     remove_manifests_first(bucket, (name for name in objects if name not in (lease, run_json)))
@@ -132,17 +117,3 @@ def remove_manifests_first(bucket: Bucket, names: Iterable[str]) -> None:
     names = list(names)
     bucket.remove([name for name in names if name.endswith(f"/{MANIFEST}")])
     bucket.remove([name for name in names if not name.endswith(f"/{MANIFEST}")])
-
-
-def _reach(text: bytes | None, step: int) -> Reach | None:
-    starts, beginning = _starts(text), beginning_of(text)
-    return None if beginning is None else Reach(beginning, step, len(starts))
-
-
-def _starts(text: bytes | str | None) -> list[object]:
-    """Empty for anything but a run.json of a run that has begun."""
-    try:
-        starts = json.loads(text or "")["starts"]
-        return starts if isinstance(starts, list) and isinstance(starts[0], dict) else []
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
-        return []

@@ -11,6 +11,7 @@ import os
 import platform
 import shutil
 import subprocess
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from training.config_loader import load_config
 from training.config_text import commented_yaml
 from training.errors import UserError
 from training.files import write_text
+from training.run_facts import FORMAT, RUN_JSON
 from training.text import some
 
 log = logging.getLogger(__name__)
@@ -87,7 +89,7 @@ class RunDirectory:
 
         Raises: UserError if the file is not what a run writes.
         """
-        path = self.path / "run.json"
+        path = self.path / RUN_JSON
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -230,7 +232,7 @@ class RunDirectory:
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder that holds anything but a run of ours."""
-        if is_arc_run(self.path) and not (self.path / "run.json").exists():
+        if is_arc_run(self.path) and not (self.path / RUN_JSON).exists():
             raise UserError(f"{self.path}: {what_to_do(self.path)}")
         if not self.facts():
             raise UserError(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
@@ -263,6 +265,8 @@ class RunDirectory:
 
     def _record(self, start: Start, checkpoint: Checkpoint | None) -> None:
         facts = self.facts()
+        if not facts:
+            facts = {"format": FORMAT, "run_id": uuid.uuid4().hex}
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": checkpoint.step if checkpoint else 0,
@@ -278,7 +282,7 @@ class RunDirectory:
             "split": start.split,
             "starts": [*facts.get("starts", []), entry],
         }
-        write_text(self.path / "run.json", json.dumps(facts, indent=1) + "\n")
+        write_text(self.path / RUN_JSON, json.dumps(facts, indent=1) + "\n")
 
 
 class JsonLines(Logger):

@@ -104,7 +104,7 @@ class BucketSide:
             raise RunError(str(refusal)) from None
 
     def _is_of_this_run(self, there: Reach) -> bool:
-        """Whether it is of the beginning that is on this disk, if any is; one that was begun anew elsewhere takes its place."""
+        """Whether it is the run that is on this disk, if any is; one that was begun anew elsewhere takes its place."""
         run, here = self.paths.run, reach_on_disk(self.paths.run)
         if here is None:
             return (run / MARK).exists() or not holds_files(run)
@@ -112,7 +112,7 @@ class BucketSide:
             log.info("supervisor: %s has no checkpoint, and the run was begun anew elsewhere: removing it", run)
             shutil.rmtree(run)
             return True
-        return here.beginning == there.beginning
+        return here.run_id == there.run_id
 
     def start_pusher(self, *options: str) -> None:
         """Start the process that pushes."""

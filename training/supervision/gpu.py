@@ -1,18 +1,18 @@
 """Gate on the driver: after a reboot it may load late, or be gone, and a run would go on on the CPU at the price of a GPU."""
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
 
 from training.config import RunConfig
 from training.errors import RunError
+from training.run_facts import read_facts
 
 
 def needs_gpu(config: RunConfig, run: Path) -> bool:
     """Whether the next start is to be on a GPU: it was asked for, or `auto` found one at the latest start."""
-    device = config.trainer.device
-    return device == "gpu" or (device == "auto" and _latest_device(run) == "gpu")
+    device, facts = config.trainer.device, read_facts(run)
+    return device == "gpu" or (device == "auto" and facts is not None and facts.latest.device == "gpu")
 
 
 def ask_gpu() -> None:
@@ -26,10 +26,3 @@ def ask_gpu() -> None:
     if done.returncode:
         words = " ".join((done.stderr or done.stdout).split())[:300]
         raise RunError(f"trainer.device: gpu: nvidia-smi ends with exit code {done.returncode}: {words}")
-
-
-def _latest_device(run: Path) -> str | None:
-    try:
-        return str(json.loads((run / "run.json").read_text())["starts"][-1]["device"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None

@@ -3,7 +3,6 @@
 Code of another version may read it after an update: fields have defaults, and unknown fields and words of a newer one are ignored.
 """
 
-import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import BeforeValidator, TypeAdapter
 
 from training.checkpoints.manifest import complete_checkpoints
+from training.run_facts import read_facts
 from training.supervision.job import Job, JobPaths
 from training.supervision.memory import what_to_do
 from training.supervision.processes import try_to_write_json
@@ -135,10 +135,8 @@ def newest_step(paths: JobPaths) -> int:
 
 def total_steps(run: Path) -> int | None:
     """Length of the run, as its latest start recorded it."""
-    try:
-        return int(json.loads((run / "run.json").read_text())["starts"][-1]["total_steps"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    facts = read_facts(run)
+    return None if facts is None else facts.latest.total_steps
 
 
 def is_finished(paths: JobPaths, max_steps: int | None) -> bool:

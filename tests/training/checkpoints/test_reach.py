@@ -10,6 +10,7 @@ from training.bucket.bucket import open_bucket
 from training.checkpoints.lease import claim, claim_in, release
 from training.checkpoints.push import Pusher, PushFailed, read_push_state
 from training.checkpoints.reach import Reach, set_aside
+from training.run_facts import RunFacts, Start, facts_of
 from training.untrusted import single_name
 
 
@@ -167,7 +168,7 @@ def test_a_run_of_the_longest_name_is_set_aside_under_a_name_of_a_run(tmp_path):
     for name in names:
         bucket.write(f"runs/{name}/run.json", b"{}")
         listed = bucket.listing(f"runs/{name}")
-        set_aside(bucket, f"runs/{name}", json.dumps({"time": "2026-11-20T10:00:00+00:00"}), listed)
+        set_aside(bucket, f"runs/{name}", RunFacts((Start("2026-11-20T10:00:00+00:00"),)), listed)
 
     found = [single_name(name.split("/")[1], "bucket") for name in bucket.listing("runs")]
 
@@ -177,8 +178,11 @@ def test_a_run_of_the_longest_name_is_set_aside_under_a_name_of_a_run(tmp_path):
 
 @pytest.mark.parametrize("time", [None, 7, "x", ["a"], "2026-11-20T10:00:00", "2026-11-20T10:00:00+00:00"])
 def test_a_time_that_is_none_is_long_ago(time):
-    earlier, later = Reach(json.dumps({"time": time}), 5, 1), Reach(json.dumps({"time": "2026-11-21T00:00:00+00:00"}), 1, 1)
+    earlier, later = (facts_of(json.dumps({"starts": [{"time": each}]})) for each in (time, "2026-11-21T00:00:00+00:00"))
+    assert earlier is not None
+    assert later is not None
+    before, after = Reach(earlier.run_id, earlier.begun, 5, 1), Reach(later.run_id, later.begun, 1, 1)
 
-    assert earlier.is_older_than(later)
-    assert not later.is_older_than(earlier)
-    assert not earlier.is_behind(later)
+    assert before.is_older_than(after)
+    assert not after.is_older_than(before)
+    assert not before.is_behind(after)
