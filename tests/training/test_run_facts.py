@@ -6,7 +6,7 @@ import pytest
 
 from training.run_facts import facts_of, read_facts, run_id_of
 
-OLD = {
+OLD: dict = {
     "starts": [{"time": "2026-11-20T10:00:00+00:00", "step": 0, "total_steps": 8, "device": "cpu", "reason": "start"}],
     "split": {},
 }
