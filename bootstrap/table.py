@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from bootstrap.machine import Machine
-from training.supervision.report import IdleStatus, JobStatus, MachineStatus, Status
+from training.runner.report import IdleStatus, JobStatus, MachineStatus, Status
 from training.text import aligned
 
 MOST_RUN_SECONDS = 120 * 86400  # what Google accepts, and infra/stack_config.py

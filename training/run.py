@@ -16,11 +16,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from training.cells import RunLength, Split
 from training.checkpoints.callback import PAYLOAD, SaveCheckpoints
 from training.checkpoints.interruption import EndOnInterrupt
-from training.checkpoints.manifest import Checkpoint, config_sha256, settings_of
+from training.checkpoints.manifest import Checkpoint
 from training.checkpoints.model_file import ModelCard, SavedModel, save_model
 from training.checkpoints.progress import WriteProgress
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start
 from training.checkpoints.run_lock import refuse_if_held
+from training.checkpoints.settings import config_sha256, settings_of
 from training.checkpoints.trained_model import model_at
 from training.checkpoints.training_log import TrainingLog
 from training.config import RunConfig

@@ -24,7 +24,8 @@ from lightning.pytorch.loggers.logger import Logger
 
 from training.arc_run import is_arc_run, what_to_do
 from training.checkpoints import run_lock
-from training.checkpoints.manifest import Checkpoint, complete_checkpoints, config_sha256, fixed_settings, newest_intact
+from training.checkpoints.manifest import Checkpoint, complete_checkpoints, newest_intact
+from training.checkpoints.settings import config_sha256, fixed_settings
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
