@@ -5,6 +5,8 @@ import subprocess
 import pytest
 
 from bootstrap import hooks
+from bootstrap.facts import Facts
+from training.errors import UserError
 
 ROOT = "/scratch/my cells/incubator"
 
@@ -36,3 +38,12 @@ def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
     subprocess.run(["sh", root / "boot-hook", "revive"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
     assert (tmp_path / "called").read_text().splitlines()[2:] == [f"-P -m training.runner --root {root} revive"]
+
+
+def test_code_of_before_is_asked_by_the_name_that_its_runner_had():
+    old = Facts.of("root\t/scratch/incubator\nrunner\ttraining.supervision\n")
+
+    assert Facts.of("root\t/scratch/incubator\n").runner == "training.runner"
+    assert " -m training.supervision --root /scratch/incubator status" in hooks.runner(old.root, "status", module=old.runner)
+    with pytest.raises(UserError, match="runner: os; reboot"):
+        Facts.of("root\t/scratch\nrunner\tos; reboot\n")

@@ -30,7 +30,7 @@ def test_the_code_says_what_a_run_file_asks_for():
 def test_a_refused_run_file_is_refused_with_its_message(tmp_path):
     (tmp_path / "run.yaml").write_text("name: a\nnonsense: 1\n")
 
-    with pytest.raises(UserError, match=r"^\S+run\.yaml: nonsense: no such key"):
+    with pytest.raises(UserError, match=r"^\S+run\.yaml: nonsense: unknown key \(value 1\)"):
         settings_of(tmp_path / "run.yaml", Path.cwd())
 
 
