@@ -1,82 +1,55 @@
-"""Before a run: what its settings come to on its data, and the objects that follow from both."""
+"""A run, resolved once: its configuration, its data, its length, its model's spec and its device."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from training.cells import RunLength
-from training.checkpoints.model_file import ModelCard
 from training.config import RunConfig
-from training.data.assemble import Cells
-from training.data.datamodule import CellSetsDataModule
 from training.errors import UserError
-from training.objectives.perturbation import Perturbation
+from training.models.spec import ModelSpec
 from training.text import some
 
-
-def length_of(config: RunConfig, cells: Cells) -> RunLength:
-    """The run's length in optimizer steps; an epoch is rounded up to whole steps."""
-    accumulate = config.trainer.accumulate_micro_steps
-    batches = cells.plan(config.data.batch_size).batches_per_epoch
-    total = config.trainer.max_steps or -(-batches * (config.trainer.max_epochs or 1) // accumulate)
-    return RunLength(total, accumulate, config.trainer.log_every_steps)
+Config = TypeVar("Config", bound=RunConfig)
+Data = TypeVar("Data")
 
 
-def build_objective(config: RunConfig, cells: Cells, length: RunLength) -> Perturbation:
-    """The untrained model with its loss and optimizer; its weights are a function of the seed."""
-    card = card_of(config, cells)
-    torch.manual_seed(config.seed)
-    return Perturbation(card.build(), card, config.objective, config.optim, length, seed=config.seed)
+@dataclass(frozen=True)
+class Prepared(Generic[Config, Data]):
+    """What a task has made of a configuration, before anything is trained."""
+
+    config: Config
+    data: Data
+    fingerprint: str
+    """Of the data's content."""
+    length: RunLength
+    spec: ModelSpec
+    device: str
+    """`cpu` or `gpu`."""
 
 
-def card_of(config: RunConfig, cells: Cells) -> ModelCard:
-    """What the model of this run is, without weights."""
-    return ModelCard(
-        config=config.model,
-        sizes=cells.sizes,
-        output_space=config.data.output_space,
-        input_is_genes=config.data.input_is_genes,
-        embed_key=config.data.embed_key,
-        input_names=cells.input_names,
-        judged_names=cells.judged_names,
-        perturbation_names=cells.features.names,
-        perturbation_vectors=torch.from_numpy(cells.features.vectors),
-        gem_group_names=cells.gem_group_names,
-        trained_conditions=tuple(sorted({(c.cell_type, c.perturbation) for c in cells.trained_on})),
-        set_aside=cells.set_aside,
-    )
+def device_of(config: RunConfig) -> str:
+    """`gpu` or `cpu`.
+
+    Raises: UserError if the run asks for a GPU that is not there.
+    """
+    if config.trainer.device == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer.device: gpu: torch sees no CUDA device here (accepted here: cpu, auto)")
+    return "gpu" if torch.cuda.is_available() and config.trainer.device != "cpu" else "cpu"
 
 
-def plan_text(config: RunConfig, cells: Cells) -> str:
-    """What the settings come to on these data."""
-    length = length_of(config, cells)
-    batches = cells.plan(config.data.batch_size).batches_per_epoch
-    per_micro_step = config.data.batch_size * config.model.set_size
-    with torch.device("meta"):
-        model = card_of(config, cells).build()
-    parameters = sum(p.numel() for p in model.parameters())
-    decoder = 0 if model.gene_decoder is None else sum(p.numel() for p in model.gene_decoder.parameters())
-    rows = [
-        ("cells per micro-step", f"{per_micro_step:,} (at most: {config.data.batch_size} sets of {config.model.set_size})"),
-        ("effective batch", f"{per_micro_step * length.accumulate_micro_steps:,} cells per optimizer step"),
-        ("steps per epoch", f"{batches / length.accumulate_micro_steps:,.1f}"),
-        ("steps", f"{length.total_steps:,} ({length.total_steps * length.accumulate_micro_steps / batches:,.2f} epochs)"),
-        ("input and output", f"{cells.sizes.input_dim:,} columns of {config.data.embed_key or 'X'}"),
-        ("decoder", f"{cells.sizes.num_decoder_genes:,} genes" if cells.sizes.num_decoder_genes else "none"),
-        ("perturbation vector", f"{cells.sizes.perturbation_dim:,} columns"),
-        ("parameters", f"{parameters:,}" + (f", {decoder:,} of them in the gene decoder" if decoder else "")),
-        ("checkpoint", f"{mebibytes(12 * parameters)} (weights and the two moments of AdamW)"),
-        ("batches in flight", _in_flight(config, cells)),
-    ]
+def plan_text(rows: Iterable[tuple[str, str]]) -> str:
+    """What the settings come to on these data, as text."""
     return "Plan\n" + "\n".join(f"  {name:<21}{value}" for name, value in rows)
 
 
-def one_pass(config: RunConfig, cells: Cells) -> str:
-    """One forward and backward pass on the CPU, in 32 bit, over the first batch: its loss and the memory of a step.
+def one_pass(module: Any, batch: Any) -> str:
+    """One forward and backward pass of an objective on the CPU, in 32 bit: its loss and the memory of a step.
 
     Raises: UserError if a weight gets no gradient.
     """
-    length = length_of(config, cells)
-    module = build_objective(config, cells, length)
-    batch = CellSetsDataModule(cells, config.data, length).first_batch()
     saved: dict[int, int] = {}
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
@@ -85,7 +58,7 @@ def one_pass(config: RunConfig, cells: Cells) -> str:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         loss = module.training_step(batch, 0)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     idle = [name for name, parameter in module.model.named_parameters() if parameter.grad is None]
     if idle:
         raise UserError(f"model: no gradient reaches {some(idle)}")
@@ -96,15 +69,6 @@ def one_pass(config: RunConfig, cells: Cells) -> str:
         f"One forward and backward pass: loss {float(loss.detach()):.5g}. Memory of a step: weights, gradients and AdamW "
         f"{mebibytes(4 * size)} + activations {mebibytes(activations)} (in 32 bit)"
     )
-
-
-def _in_flight(config: RunConfig, cells: Cells) -> str:
-    """Host memory of the batches that workers keep ready; controls' genes travel with logged steps only."""
-    data, sizes = config.data, cells.sizes
-    per_cell = 4 * (2 * sizes.input_dim + (sizes.num_decoder_genes or 0))
-    batch = data.batch_size * (config.model.set_size * per_cell + 4 * sizes.perturbation_dim)
-    number = max(1, data.num_workers * data.prefetch_batches)
-    return f"up to {mebibytes(number * batch)} of host memory ({number} x {mebibytes(batch)})"
 
 
 def mebibytes(size: int) -> str:

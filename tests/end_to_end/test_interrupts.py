@@ -99,10 +99,13 @@ def interrupt_at(place, monkeypatch):
 
 MIDDLES = {
     "simulate": ("training.data.simulation._split_toml", ["simulate", "new.h5ad"]),
-    "predict": ("training.evaluation.predict._write_frame", ["predict", "run", "--output", "out.h5ad"]),
-    "evaluate": ("training.run.judge", ["evaluate", "run"]),
-    "check": ("training.run.open_cells", ["check", "data.perturbation_features_file=new.npz", "--write-features", "new.npz"]),
-    "fit": ("training.run.open_cells", ["fit", "output_dir=new/runs"]),
+    "predict": ("training.tasks.perturbation.evaluation.predict._write_frame", ["predict", "run", "--output", "out.h5ad"]),
+    "evaluate": ("training.tasks.perturbation.trained.judge", ["evaluate", "run"]),
+    "check": (
+        "training.tasks.perturbation.task.open_cells",
+        ["check", "data.perturbation_features_file=new.npz", "--write-features", "new.npz"],
+    ),
+    "fit": ("training.tasks.perturbation.task.open_cells", ["fit", "output_dir=new/runs"]),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.checkpoints.model_file import CARD
+from training.checkpoints.model_file import SPEC
 from training.data.simulation import Simulation, simulate
 
 SEEDS = (42, 1, 2)
@@ -81,7 +81,7 @@ def test_a_run_from_before_controls_were_set_aside_is_judged_and_wins_nothing(tr
     config.write_text(re.sub(r"\n# How a trained model is judged[^\n]*\nevaluation:\n(  [^\n]*\n)*", "\n", config.read_text()))
     assert "evaluation" not in config.read_text()
     content = torch.load("run/model.pt", weights_only=True)
-    del content[CARD]["set_aside"]
+    del content[SPEC]["set_aside"]
     torch.save(content, "run/model.pt")
 
     done = training("evaluate", "run")
@@ -101,7 +101,7 @@ def test_what_is_set_aside_is_recorded_and_another_seed_is_refused(training, set
 
     rows = json.loads(Path("run/run.json").read_text())["split"]["rows"]
     assert {row["n_set_aside"] for row in rows} == {19}  # of 64 controls of each cell type
-    card = torch.load("run/model.pt", weights_only=True)[CARD]
+    card = torch.load("run/model.pt", weights_only=True)[SPEC]
     assert (card["set_aside"]["seed"], card["set_aside"]["control_fraction"]) == (0, 0.3)
     assert set(card["set_aside"]["measuring"]) == {f"simulated.type_{i}" for i in range(2)}
     done = training("evaluate", "run", "evaluation.seed=1")

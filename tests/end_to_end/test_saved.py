@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.checkpoints.callback import SaveCheckpoints
 from training.checkpoints.manifest import complete_checkpoints
 from training.checkpoints.model_file import load_model
-from training.data.datamodule import ValidationBatches
 from training.errors import RunError
-from training.objectives.perturbation import Perturbation
+from training.tasks.perturbation.batches import ValidationBatches
+from training.tasks.perturbation.objective import Perturbation
+from training.trainer.checkpointing import SaveCheckpoints
 
 
 def values(run):

@@ -17,7 +17,7 @@ from training.checkpoints.progress_file import read_progress
 STOPS_ITSELF = """
 import os, signal, sys
 from training.__main__ import main
-from training.objectives.perturbation import Perturbation
+from training.tasks.perturbation.objective import Perturbation
 
 hook, step, place = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 original = getattr(Perturbation, hook)

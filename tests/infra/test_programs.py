@@ -10,8 +10,8 @@ from infra.outputs import MachineOutputs, StorageOutputs
 from infra.policy import BUCKET, BUCKET_GRANT, DISK, FIREWALL, INSTANCE, SERVICE
 from infra.preflight import IAP_API, MACHINE_APIS, OS_LOGIN_API, STORAGE_APIS
 from infra.storage import APIS
-from training.checkpoints.callback import PAYLOAD
 from training.checkpoints.manifest import MANIFEST
+from training.checkpoints.model_file import PAYLOAD
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGmcBFPQyLPCGxqGRvWDrtbjWKA6hAIdJGnRMGbTiA9u ada@lab"
 PUBLIC = {"ssh": "public", "sshSourceRanges": '["203.0.113.7/32", "198.51.100.0/24"]'}

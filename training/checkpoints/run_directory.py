@@ -20,8 +20,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers.logger import Logger
-
 from training.arc_run import is_arc_run, what_to_do
 from training.checkpoints import run_lock
 from training.checkpoints.manifest import Checkpoint, complete_checkpoints, newest_intact
@@ -284,32 +282,6 @@ class RunDirectory:
             "starts": [*facts.get("starts", []), entry],
         }
         write_text(self.path / RUN_JSON, json.dumps(facts, indent=1) + "\n")
-
-
-class JsonLines(Logger):
-    """Every logged step as one line of metrics.jsonl; appends across resumes, so that of equal steps the last line counts."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        self.path = path
-
-    @property
-    def name(self) -> str:
-        """Lightning asks; nothing uses it."""
-        return "metrics"
-
-    @property
-    def version(self) -> int:
-        """Lightning asks; nothing uses it."""
-        return 0
-
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Append one line; opened and closed each time, so that a kill loses nothing that was logged."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
-
-    def log_hyperparams(self, *_: Any, **__: Any) -> None:
-        """The configuration is in config.yaml."""
 
 
 def git_commit() -> str | None:

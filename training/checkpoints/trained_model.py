@@ -3,9 +3,8 @@
 import logging
 from contextlib import suppress
 
-from training.checkpoints.callback import PAYLOAD
 from training.checkpoints.manifest import Checkpoint, best, complete_checkpoints, is_intact
-from training.checkpoints.model_file import SavedModel, load_checkpoint_model, load_model
+from training.checkpoints.model_file import PAYLOAD, SavedModel, load_checkpoint_model, load_model
 from training.checkpoints.run_directory import RunDirectory
 from training.errors import UserError
 from training.text import some

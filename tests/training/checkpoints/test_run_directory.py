@@ -1,5 +1,4 @@
 import csv
-import json
 import resource
 import shutil
 from pathlib import Path
@@ -7,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from training.checkpoints.manifest import folder_of, is_intact, write_manifest
-from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit
+from training.checkpoints.run_directory import RunDirectory, Start, git_commit
 from training.checkpoints.settings import config_sha256
 from training.checkpoints.trained_model import model_at
 from training.config_loader import load_config
@@ -312,11 +311,3 @@ def test_validations_are_rows_under_one_header(make):
 
     rows = list(csv.DictReader((directory.path / "eval_history.csv").read_text().splitlines()))
     assert [(int(row["step"]), float(row["val/loss_total"])) for row in rows] == [(10, 10 / 3), (20, 20 / 3)]
-
-
-def test_metrics_append_line_by_line(tmp_path):
-    for step in (1, 2):
-        JsonLines(tmp_path / "metrics.jsonl").log_metrics({"train/loss_total": 0.5}, step)
-
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert lines == [{"step": 1, "train/loss_total": 0.5}, {"step": 2, "train/loss_total": 0.5}]

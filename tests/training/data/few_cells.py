@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from training.config import CellSetsConfig
-from training.data.assemble import Cells, open_cells
+from training.tasks.perturbation.cells import Cells, open_cells
 
 SPLIT = '[datasets]\nd = "d.h5ad"\n[training]\nd = "train"\n[fewshot."d.B"]\nval = ["P2"]\ntest = ["P3"]\n'
 BY_GEM_GROUP: dict[str, Any] = {"control_matching": "gem_group", "gem_group_column": "gem_group"}

@@ -9,8 +9,8 @@ import pytest
 
 from training.cells import Condition
 from training.config import CellSetsConfig, EvaluationConfig
-from training.data.assemble import open_cells
 from training.data.set_aside import LEAST_CELLS, SetAside, trained_on_measuring
+from training.tasks.perturbation.cells import open_cells
 
 CONTROL = Condition("d", "A", "control")
 

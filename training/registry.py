@@ -1,0 +1,18 @@
+"""The tasks: a name that stands in a run file as `task`, and the package that answers for it. A new task is one line here."""
+
+from importlib import import_module
+from types import ModuleType
+
+from training.errors import UserError, did_you_mean
+
+TASKS = {"perturbation": "training.tasks.perturbation"}
+
+
+def part(task: str, module: str) -> ModuleType:
+    """A module of a task's package, such as `config`, `spec` or `task`; imported when it is asked for.
+
+    Raises: UserError for a task that is not there.
+    """
+    if task not in TASKS:
+        raise UserError(f"task: {task}: no such task{did_you_mean(task, TASKS)} (accepted: {', '.join(TASKS)})")
+    return import_module(f"{TASKS[task]}.{module}")
