@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bootstrap import facts as machine_facts
 from bootstrap import hooks
@@ -55,7 +55,7 @@ def bootstrap(host: Host, here: Here, swap_gib: int | None, idle_minutes: int | 
     project, facts = here.project, machine_facts.ask(host)
     print(gate(facts, host.machine, (project.folder / "uv.lock").read_text()), flush=True)
     _tell_about(facts, host, swap_gib)
-    changed, removed = _code_changes(host, facts, project), _removed(host, facts, project)
+    changed, removed = _code_changes(host, facts, project), _removed(host, facts, here)
     _leave_living_runs_alone(host, facts, project, (*changed, *removed))
     wanted = _wanted(host, facts, here, changed, removed, swap_gib, idle_minutes)
     if dry_run:
@@ -129,13 +129,16 @@ def _code_changes(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
     return tuple(line.partition(" ")[2] for line in changed.splitlines() if line[:2] in ("<f", ".f", "cL", ".L"))
 
 
-def _removed(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
-    """What an earlier bootstrap shipped and is no file here any more."""
+def _removed(host: Host, facts: Facts, here: Here) -> tuple[str, ...]:
+    """What an earlier bootstrap shipped and is no file here any more: neither code nor data that keep their place."""
     if not facts.code:
         return ()
     shipped = host.ask(f"cat {shlex.quote(f'{facts.root}/code/.shipped')}").out.splitlines()
-    here = set(project.files)
-    return tuple(name for name in shipped if name not in here)
+    kept = set(here.project.files)
+    for source, files in here.local:
+        place = PurePosixPath(_place_of(here.project.folder, source))
+        kept |= {str(place.relative_to("code") / file) for file in files if place.is_relative_to("code")}
+    return tuple(name for name in shipped if name not in kept)
 
 
 def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: Sequence[str]) -> None:
@@ -153,8 +156,11 @@ def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: S
         )
 
 
-def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[str, ...]) -> LocalData:
-    """Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/."""
+def _place_of(project: Path, source: Path) -> str:
+    """The folder of the machine for a source, below its root.
+
+    Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/.
+    """
     project = Path(os.path.abspath(project))
     if project.is_relative_to(source):
         raise UserError(f"--data: {source}: holds the project itself (accepted: a folder of data, such as data/screen)")
@@ -162,7 +168,15 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     place = (
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
     )
-    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else str("code" / place)
+    return str(place) if place.parts[:1] in (("data",), ("runs",)) else str("code" / place)
+
+
+def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[str, ...]) -> LocalData:
+    """Compare a source with what is there.
+
+    Raises: UserError for a place that holds a run, and for a loss.
+    """
+    to = _place_of(project, source)
     record = record_name(to, source)
     known = next((each for each in brought(host, facts, record) if each.to == to), None)
     gone = tuple(sorted(known.files - set(files))) if known else ()
