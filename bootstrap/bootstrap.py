@@ -12,7 +12,7 @@ from bootstrap import facts as machine_facts
 from bootstrap import hooks
 from bootstrap.apply import apply, shown
 from bootstrap.connection import Host
-from bootstrap.data import brought, files_of, origin_of, record_name, refuse_loss
+from bootstrap.data import brought, files_of, origin_of, record_name, refuse_loss, refuse_run
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
 from bootstrap.shippable import a_few
@@ -177,6 +177,8 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     Raises: UserError for a place that holds a run, and for a loss.
     """
     to = _place_of(project, source)
+    if to.split("/")[0] == "runs":
+        refuse_run(host, facts, to, source)
     record = record_name(to, source)
     known = next((each for each in brought(host, facts, record) if each.to == to), None)
     gone = tuple(sorted(known.files - set(files))) if known else ()

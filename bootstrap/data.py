@@ -20,6 +20,7 @@ from bootstrap.shippable import a_few
 from training.errors import RunError, UserError
 from training.untrusted import escaped
 
+BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
 FORMAT = 1
 """Of a record, ROOT/brought/NAME.json."""
 SUFFIXES = (".h5", ".h5ad")  # as training/data/splits.py reads
@@ -135,6 +136,23 @@ def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Se
             f"{host.machine.label}: nothing that was brought to {known.to} is in {source} any more ({len(gone)} files: "
             f"{a_few(gone)}): is a disk not mounted? If they are to go there too: {_removal(host, facts, known, record)}; then the "
             "same command again"
+        )
+
+
+def refuse_run(host: Host, facts: Facts, to: str, source: Path) -> None:
+    """Raises: UserError if data would go to the folder of a run or a job there, or beside them: runs/ holds runs."""
+    folder = "/".join(to.split("/")[:2])
+    if folder == "runs":
+        raise UserError(
+            f"--data {source}: {host.machine.label} keeps its runs in runs/, and only whole folders can go beside them (accepted: a "
+            "folder such as runs/NAME, or anything below data/; move it there, and name its new place in the split file)"
+        )
+    root, run, job = (shlex.quote(f"{facts.root}/{name}") for name in ("", folder, f"jobs/{folder.removeprefix('runs/')}"))
+    test = f"cd {root} 2>/dev/null || exit 0; ! [ -e {job} ] && {{ ! [ -e {run} ] || [ -e {run}/{BROUGHT} ]; }}"
+    if host.ask(test).code:
+        raise UserError(
+            f"--data {source}: {folder} of {host.machine.label} is the folder of a run there, and would be overwritten; take "
+            f"another name, such as: cp -r {shlex.quote(str(source))} data/"
         )
 
 

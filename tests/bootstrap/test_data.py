@@ -19,6 +19,7 @@ from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
 from training.data.splits import _files
 from training.errors import UserError
+from training.supervision.status import strays
 
 NOTHING = Wanted(Path("uv"), "", "", (), 0, (), "", "", "", None, None, True, (), "")
 SPLIT = '[datasets]\nscreen = "data/screen/*.h5ad"\n[training]\nscreen = "train"\n'
@@ -130,6 +131,38 @@ def test_an_empty_folder_here_removes_nothing_until_one_says_so(machine, bring, 
     assert kept == {"screen/a.h5ad", "screen/more/notes.txt"}
     assert names(machine) == set()
     bring()
+
+
+@pytest.mark.parametrize(
+    ("there", "source"),
+    [
+        ("jobs/screen", "runs/screen"),
+        ("runs/screen", "runs/screen/more"),
+        ("runs/screen", "runs"),
+        ("runs/screen", "runs/loose.h5ad"),
+    ],
+)
+def test_data_never_go_where_a_run_is_or_beside_it(machine, bring, project, there, source):
+    (project / "runs" / "screen" / "more").mkdir(parents=True)
+    (project / "runs" / "screen" / "more" / "model.pt").write_text("mine")
+    (project / "runs" / "loose.h5ad").write_text("cells")
+    (machine.disk / "incubator" / there).mkdir(parents=True)
+
+    with pytest.raises(UserError, match=r"accepted: a folder such as runs/NAME|runs/screen of incubator-l4 is the folder of a run"):
+        bring(source)
+
+    assert list((machine.disk / "incubator" / "runs").rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("source", ["runs/demo_data", "runs/demo_data/more"])
+def test_a_folder_below_runs_that_is_no_run_is_marked_and_is_brought_again(machine, bring, project, source):
+    (project / "runs" / "demo_data" / "more").mkdir(parents=True)
+    (project / "runs" / "demo_data" / "more" / "demo.h5ad").write_text("cells")
+
+    bring(source)
+
+    assert strays(machine.disk / "incubator") == []
+    assert bring(source) == 0
 
 
 @pytest.mark.parametrize(
