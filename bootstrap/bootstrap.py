@@ -15,10 +15,10 @@ from bootstrap.connection import Host
 from bootstrap.data import brought, files_of, origin_of, record_name, refuse_loss, refuse_run
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
-from bootstrap.shippable import a_few
 from bootstrap.shipping import Code, code, sha256_of, uv_binary
 from bootstrap.steps import LocalData, Wanted, idle_minutes_of, steps
 from bootstrap.tokens import env_file, tokens
+from bootstrap.unfinished import refuse_change
 from training.errors import UserError
 from training.sources.parse import Local, plan, to_json
 
@@ -182,16 +182,13 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     record = record_name(to, source)
     known = next((each for each in brought(host, facts, record) if each.to == to), None)
     gone = tuple(sorted(known.files - set(files))) if known else ()
-    if gone and facts.living:
-        raise UserError(
-            f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would remove {len(gone)} files of "
-            f"{to} under it ({a_few(gone)}), which are gone here; end it first: ./fab stop"
-        )
     changed: list[str] = []
     if facts.folders:
         words = ("-rLtz", "--dry-run", "--itemize-changes")
         told = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
         changed = [line for line in told.splitlines() if line.startswith("<f")]
+    named = [line.partition(" ")[2] for line in changed]
+    refuse_change(host, facts, source, to, named, gone)
     if known:
         replaced = [line.partition(" ")[2] for line in changed if not line.startswith("<f+")]
         refuse_loss(host, facts, known, source, gone, replaced)

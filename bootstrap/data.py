@@ -129,7 +129,7 @@ def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Se
             f"{host.machine.label}: {known.to} there came from {known.origin}, and {origin} would remove or replace {len(lost)} of "
             f"its files ({a_few(lost)}). Rename one of the two; or remove there what came from the other: "
             f"{_removal(host, facts, known, record)}; or, if both are the same data, let the machine forget where they came from: "
-            f"{_by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
+            f"{by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
         )
     if known.files and len(gone) == len(known.files):
         raise UserError(
@@ -144,8 +144,8 @@ def refuse_run(host: Host, facts: Facts, to: str, source: Path) -> None:
     folder = "/".join(to.split("/")[:2])
     if folder == "runs":
         raise UserError(
-            f"--data {source}: {host.machine.label} keeps its runs in runs/, and only whole folders can go beside them (accepted: a "
-            "folder such as runs/NAME, or anything below data/; move it there, and name its new place in the split file)"
+            f"--data {source}: {host.machine.label} keeps its runs in runs/, and only whole folders can go beside them (accepted: "
+            "a folder such as runs/NAME, or anything below data/; move it there, and name its new place in the split file)"
         )
     root, run, job = (shlex.quote(f"{facts.root}/{name}") for name in ("", folder, f"jobs/{folder.removeprefix('runs/')}"))
     test = f"cd {root} 2>/dev/null || exit 0; ! [ -e {job} ] && {{ ! [ -e {run} ] || [ -e {run}/{BROUGHT} ]; }}"
@@ -160,10 +160,11 @@ def _removal(host: Host, facts: Facts, known: Brought, record: str) -> str:
     """The command that removes what was brought, and its record; of many files in a folder of data, that folder."""
     is_folder = len(known.files) > _LISTED and known.to.startswith(("data/", "runs/"))
     names = [known.to] if is_folder else [f"{known.to}/{file}" for file in sorted(known.files)]
-    return _by_hand(host, f"cd {shlex.quote(facts.root)} && rm -rf -- {shlex.join([*names, record])}")
+    return by_hand(host, f"cd {shlex.quote(facts.root)} && rm -rf -- {shlex.join([*names, record])}")
 
 
-def _by_hand(host: Host, command: str) -> str:
+def by_hand(host: Host, command: str) -> str:
+    """The command that runs another on the machine."""
     return shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, command])
 
 
@@ -180,7 +181,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
     """
     patterns = list(_patterns(project, split))
     folders = sorted({folder for folder in map(_folder, patterns) if not folder or _stays_below(folder)})
-    here = {pattern: _matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
+    here = {pattern: matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
     texts = [path for path in (split, features) if path and (project / path).is_file()]
     if not any(here.values()) and not texts:
         return
@@ -188,7 +189,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
     lines = [f"{path}: is another one there" for path in texts if path in sums and sums[path] != _sha256(project / path)]
     lines += [f"{path}: is not there" for path in texts if path not in sums]
     for pattern, mine in here.items():
-        theirs = _matching(pattern, there) if mine else {}
+        theirs = matching(pattern, there) if mine else {}
         own = {path for path in theirs if not any(PurePosixPath(path).is_relative_to(to) for to in downloads)}
         lines += [f"{path}: is there, and not here: it would be trained on" for path in sorted(own - mine.keys())]
         lines += [f"{path}: is here, and not there" for path in sorted(mine.keys() - theirs.keys())]
@@ -210,7 +211,7 @@ def _differ(host: Host, facts: Facts, lines: list[str], sources: list[str], reco
     told += f"\nTo make it the same: ./fab bootstrap{data}"
     if strange:
         remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
-        told += f"\nNo bootstrap removes {a_few(strange)}: {_by_hand(host, remove)}"
+        told += f"\nNo bootstrap removes {a_few(strange)}: {by_hand(host, remove)}"
     return told
 
 
@@ -220,18 +221,18 @@ def _patterns(project: Path, split: str) -> Iterator[str]:
         datasets = tomllib.loads((project / split).read_text(encoding="utf-8-sig")).get("datasets")
         for text in datasets.values() if isinstance(datasets, dict) else ():
             if isinstance(text, str):
-                for pattern in _alternatives(text):
+                for pattern in alternatives(text):
                     if not pattern.startswith(("/", "~")):
                         yield os.path.normpath(pattern)
 
 
-def _alternatives(pattern: str) -> list[str]:
+def alternatives(pattern: str) -> list[str]:
     """The patterns that {a,b} stands for."""
     brace = re.search(r"\{([^{}]*)\}", pattern)
     if brace is None:
         return [pattern]
     parts = [pattern[: brace.start()] + option.strip() + pattern[brace.end() :] for option in brace[1].split(",")]
-    return [alternative for part in parts for alternative in _alternatives(part)]
+    return [alternative for part in parts for alternative in alternatives(part)]
 
 
 def _folder(pattern: str) -> str:
@@ -243,7 +244,7 @@ def _folder(pattern: str) -> str:
     return "/".join(plain)
 
 
-def _matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
+def matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
     """The files that a pattern names, as training/data/splits.py reads it: one without a suffix names a folder."""
     patterns = [pattern] if pattern.endswith(SUFFIXES) else [f"{pattern}/*{end}" for end in SUFFIXES]
     try:

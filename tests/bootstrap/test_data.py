@@ -13,7 +13,7 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _alternatives, _folder, _here, _matching, _there, brought, compare, files_of, record_name, record_of
+from bootstrap.data import _folder, _here, _there, alternatives, brought, compare, files_of, matching, record_name, record_of
 from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
@@ -99,16 +99,6 @@ def test_a_file_alone_and_its_folder_are_recorded_apart(machine, bring, project)
     bring("data/screen/a.h5ad")
 
     assert names(machine) == {"screen/a.h5ad", "screen/more/notes.txt"}
-
-
-def test_a_run_that_lives_keeps_its_data(host, project, bring):
-    bring()
-    (project / "data" / "screen" / "a.h5ad").unlink()
-    lives = replace(machine_facts.ask(host), living="screen")
-    source = project / "data" / "screen"
-
-    with pytest.raises(UserError, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
-        _local(host, lives, project, source, files_of(source))
 
 
 def refused(bring, source: str) -> tuple[str, list[str]]:
@@ -320,7 +310,7 @@ def test_a_laptop_without_the_data_compares_nothing(host, project, shipped):
 
 @pytest.mark.parametrize("pattern", ["data/[z-a].h5ad", "data/[!]].h5ad"])
 def test_a_pattern_that_is_none_is_left_to_training_check(pattern):
-    assert _matching(pattern, {"data/a.h5ad": (1, 1)}) == {}
+    assert matching(pattern, {"data/a.h5ad": (1, 1)}) == {}
 
 
 def test_a_size_that_no_file_has_is_passed_over(machine, host):
@@ -361,9 +351,9 @@ def test_a_pattern_names_here_what_the_split_file_names(tmp_path, monkeypatch, p
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
 
-    expected = {os.path.normpath(file) for each in _alternatives(pattern) for file in _files(Path("s.toml"), "screen", each)}
-    plain = [os.path.normpath(each) for each in _alternatives(pattern)]
-    found = {file for each in plain for file in _matching(each, _here(Path(), _folder(each)))}
+    expected = {os.path.normpath(file) for each in alternatives(pattern) for file in _files(Path("s.toml"), "screen", each)}
+    plain = [os.path.normpath(each) for each in alternatives(pattern)]
+    found = {file for each in plain for file in matching(each, _here(Path(), _folder(each)))}
 
     assert found == {file for file in expected if _folder(plain[0]) or "/" not in file}  # the project itself is not walked through
 
