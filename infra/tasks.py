@@ -153,9 +153,10 @@ def _agreed(doomed: list[Billed], disks: list[Billed], without_sync: bool) -> li
     for disk in disks:
         where = f"--project={disk.project} --zone={disk.place} --disk=name={disk.name}"
         text = (
-            f"{disk.name} in {disk.place} ({disk.note}) has no VM that could bring its results: what never came to the bucket is on "
-            f"it alone, and would be lost. To look first: ./fab up --stack {disk.stack} makes a VM on it, and ./fab down --stack "
-            f"{disk.stack} then brings what is left; without Pulumi's state: gcloud compute instances create look-at-it {where}"
+            f"{disk.name} in {disk.place} ({disk.note}) has no VM that could bring its results: what never came to the bucket is "
+            f"on it alone, and would be lost. To look first: ./fab up --stack {disk.stack} makes a VM on it, and ./fab down "
+            f"--stack {disk.stack} then brings what is left; without Pulumi's state: gcloud compute instances create look-at-it "
+            f"{where}"
         )
         print(escaped(text))
     rest = [item for item in doomed if without_sync or item not in disks]
