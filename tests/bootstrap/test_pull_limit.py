@@ -22,7 +22,7 @@ def answering(machine) -> AnsweringMachine:
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(answering, host, tmp_path, monkeypatch):
     usage = Usage(2**40, 2**40, pull_limit.RESERVE + 10)
-    monkeypatch.setattr(pull_limit.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
     with pytest.raises(UserError, match=r"0\.0 GiB are to come from incubator-l4, and 1\.0 GiB are free there.*--into FOLDER"):
         results.pull(host, None, tmp_path / "runs")
@@ -33,7 +33,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(answering, host
 def test_what_is_here_already_needs_no_room(answering, host, tmp_path, monkeypatch):
     target = results.pull(host, None, tmp_path / "runs")
     usage = Usage(2**40, 2**40, pull_limit.RESERVE + 10)
-    monkeypatch.setattr(pull_limit.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
 
     assert results.pull(host, None, tmp_path / "runs") == target
 
@@ -62,7 +62,7 @@ def test_more_files_than_a_run_has_are_refused(answering, host, tmp_path, monkey
 
 def test_a_disk_that_something_else_fills_ends_the_copy(answering, host, tmp_path, monkeypatch):
     free = iter([2**40])
-    monkeypatch.setattr(pull_limit.shutil, "disk_usage", lambda path: Usage(2**40, 2**40, next(free, 0)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(2**40, 2**40, next(free, 0)))
 
     with pytest.raises(RunError, match=r"less than 0\.5 GiB are free on the disk of .*/runs/job; free some, and pull again"):
         results.pull(host, None, tmp_path / "runs")
