@@ -180,20 +180,25 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     if to.split("/")[0] == "runs":
         refuse_run(host, facts, to, source)
     record = record_name(to, source)
-    known = next((each for each in brought(host, facts, record) if each.to == to), None)
-    gone = tuple(sorted(known.files - set(files))) if known else ()
+    records = brought(host, facts)
+    known = next((each for each in records if (each.name, each.to) == (record, to)), None)
+    gone = set(known.files).difference(files) if known else set[str]()
+    inner = {each.name: lost for each in records if files and (lost := each.below(to, source) - set(files))}
+    every = tuple(sorted(gone.union(*inner.values())))
     changed: list[str] = []
     if facts.folders:
         words = ("-rLtz", "--dry-run", "--itemize-changes")
         told = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
         changed = [line for line in told.splitlines() if line.startswith("<f")]
     named = [line.partition(" ")[2] for line in changed]
-    refuse_change(host, facts, source, to, named, gone)
+    refuse_change(host, facts, source, to, named, every)
     if known:
         replaced = [line.partition(" ")[2] for line in changed if not line.startswith("<f+")]
-        refuse_loss(host, facts, known, source, gone, replaced)
+        refuse_loss(host, facts, known, source, sorted(gone), replaced)
     is_right = known is not None and known.files == set(files) and known.origin == origin_of(source)
-    return LocalData(source, to, len(changed) if facts.folders else len(files), files, gone, "" if is_right else record)
+    return LocalData(
+        source, to, len(changed) if facts.folders else len(files), files, every, "" if is_right else record, tuple(sorted(inner))
+    )
 
 
 def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bool:

@@ -95,24 +95,32 @@ class Brought:
     files: Set[str]
     origin: str = ""
     """As `origin_of` says; empty in a record of older code."""
+    name: str = ""
+    """Of the record."""
+
+    def below(self, to: str, source: Path) -> frozenset[str]:
+        """The same files as named below `to`, if they came from below the folder `source`: alone, or with a folder in it."""
+        is_inside = f"{self.to}/".startswith(f"{to}/") and self.origin.startswith(f"{origin_of(source)}/")
+        return frozenset(f"{self.to}/{file}".removeprefix(f"{to}/") for file in self.files) if is_inside else frozenset()
 
 
-def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
-    """The records; `name` is that of one.
+def brought(host: Host, facts: Facts) -> list[Brought]:
+    """The records.
 
     Raises: RunError for a record that is none.
     """
     found = []
     place = shlex.quote(f"{facts.root}/brought")
-    pattern = name if name == "*.json" else shlex.quote(name)
-    for line in host.ask(f"cd {place} 2>/dev/null && cat -- {pattern} 2>/dev/null; true").out.splitlines():
+    each = 'for each in *.json; do [ -e "$each" ] || continue; printf "%s " "$each"; cat -- "$each"; done'
+    for line in host.ask(f"cd {place} 2>/dev/null && {each}; true").out.splitlines():
         try:
-            record = json.loads(line)
+            name, _, text = line.partition(" ")
+            record = json.loads(text)
             to, files = str(record["to"]), {str(file) for file in record["files"]}
             to = "code" if to == "code/." else to  # as older code wrote it
-            if not all(_stays_below(file) for file in (to, *files)):
+            if not all(_stays_below(file) for file in (to, *files)) or not re.fullmatch(r"[\w.~%-]+", name, re.ASCII):
                 raise ValueError("a name leaves its folder")
-            found.append(Brought(to, files, escaped(str(record.get("origin", "")))))
+            found.append(Brought(to, files, escaped(str(record.get("origin", ""))), name))
         except (ValueError, TypeError, LookupError, RecursionError):
             raise RunError(
                 f"{host.machine.label}: a record in {facts.root}/brought is none; remove that folder there by hand: "

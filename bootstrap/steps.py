@@ -63,6 +63,8 @@ class LocalData:
     """What was brought before, and is not here any more."""
     record: str = ""
     """Name of the record on the machine that is to be written; empty if it is right."""
+    outdated: tuple[str, ...] = ()
+    """Names of records of what came alone from this folder, and is not here any more."""
 
 
 @dataclass(frozen=True)
@@ -252,9 +254,10 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     for local in wanted.local_data:
         to = f"{facts.root}/{local.to}"
         if local.gone:
+            outdated = " ".join(_q(f"{facts.root}/brought/{name}") for name in local.outdated)
             yield Command(
                 f"data: {len(local.gone)} files of {local.to} are gone here, and go there ({a_few(local.gone)})",
-                _remove_below(to),
+                _remove_below(to) + (f" && rm -f -- {outdated}" if outdated else ""),
                 stdin="".join(f"{name}\n" for name in local.gone),
             )
         if local.record:  # before the copy: one that is cut off has brought nothing that is not in it

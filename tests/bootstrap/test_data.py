@@ -13,11 +13,10 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _folder, _here, _there, alternatives, brought, compare, files_of, matching, record_name, record_of
+from bootstrap.data import _there, brought, compare, files_of, record_name, record_of
 from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
-from training.data.splits import _files
 from training.errors import UserError
 from training.supervision.status import strays
 
@@ -121,6 +120,17 @@ def test_an_empty_folder_here_removes_nothing_until_one_says_so(machine, bring, 
     assert kept == {"screen/a.h5ad", "screen/more/notes.txt"}
     assert names(machine) == set()
     bring()
+
+
+@pytest.mark.parametrize(("first", "then"), [("data/screen/a.h5ad", "data/screen"), ("data/screen/more", "data/screen")])
+def test_what_came_alone_and_is_gone_here_goes_with_its_folder(machine, bring, project, first, then):
+    bring(first)
+    shutil.move(project / first, project / "elsewhere")
+
+    bring(then)
+
+    assert not names(machine) & {"screen/a.h5ad" if first.endswith("h5ad") else "screen/more/notes.txt"}
+    assert bring(then) == 0
 
 
 @pytest.mark.parametrize("source", ["runs/screen", "runs/screen/more", "runs", "runs/loose.h5ad"])
@@ -300,11 +310,6 @@ def test_a_laptop_without_the_data_compares_nothing(host, project, shipped):
     check(host, project)
 
 
-@pytest.mark.parametrize("pattern", ["data/[z-a].h5ad", "data/[!]].h5ad"])
-def test_a_pattern_that_is_none_is_left_to_training_check(pattern):
-    assert matching(pattern, {"data/a.h5ad": (1, 1)}) == {}
-
-
 def test_a_size_that_no_file_has_is_passed_over(machine, host):
     (machine.disk / "incubator" / "code").mkdir(parents=True)
     machine.program("find", f"echo F {'9' * 5000} 1 data/a.h5ad; echo F 2 1.5 data/b.h5ad")
@@ -317,37 +322,6 @@ def test_a_record_of_a_deep_folder_has_a_name_that_a_disk_takes(tmp_path):
 
     assert len(names) == 2
     assert max(map(len, names)) <= 200
-
-
-PATTERNS = (
-    "d", "d/", "d/*.h5ad", "d/[ab]*.h5ad", "d/[!a].h5", "d/?.h5ad", "d/**/*.h5ad", "**/*.h5", "d/e*", "d/{a,b}.h5ad", "d/a.h5ad",
-    "*/e/*.h5ad", "d/.hidden.h5ad", "./d/a.h5ad", "d/a+b.h5ad",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_pattern_names_here_what_the_split_file_names(tmp_path, monkeypatch, pattern):
-    monkeypatch.chdir(tmp_path)
-    for name in (
-        "d/a.h5ad",
-        "d/b.h5ad",
-        "d/b.h5",
-        "d/a+b.h5ad",
-        "d/.hidden.h5ad",
-        "d/e/c.h5ad",
-        "d/e/f/g.h5ad",
-        "d/e/x.h5",
-        "h.h5",
-        "d/n.txt",
-    ):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-
-    expected = {os.path.normpath(file) for each in alternatives(pattern) for file in _files(Path("s.toml"), "screen", each)}
-    plain = [os.path.normpath(each) for each in alternatives(pattern)]
-    found = {file for each in plain for file in matching(each, _here(Path(), _folder(each)))}
-
-    assert found == {file for file in expected if _folder(plain[0]) or "/" not in file}  # the project itself is not walked through
 
 
 def dangling(folder):
