@@ -6,19 +6,19 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bootstrap import facts as machine_facts
 from bootstrap import hooks
 from bootstrap.apply import apply, shown
 from bootstrap.connection import Host
-from bootstrap.data import brought, files_of, origin_of, record_name, refuse_loss
+from bootstrap.data import brought, files_of, origin_of, record_name, refuse_loss, refuse_run
 from bootstrap.facts import Facts
 from bootstrap.gate import gate
-from bootstrap.shippable import a_few
 from bootstrap.shipping import Code, code, sha256_of, uv_binary
 from bootstrap.steps import LocalData, Wanted, idle_minutes_of, steps
 from bootstrap.tokens import env_file, tokens
+from bootstrap.unfinished import refuse_change
 from training.errors import UserError
 from training.runner.sources.parse import Local, plan, to_json
 
@@ -55,7 +55,7 @@ def bootstrap(host: Host, here: Here, swap_gib: int | None, idle_minutes: int | 
     project, facts = here.project, machine_facts.ask(host)
     print(gate(facts, host.machine, (project.folder / "uv.lock").read_text()), flush=True)
     _tell_about(facts, host, swap_gib)
-    changed, removed = _code_changes(host, facts, project), _removed(host, facts, project)
+    changed, removed = _code_changes(host, facts, project), _removed(host, facts, here)
     _leave_living_runs_alone(host, facts, project, (*changed, *removed))
     wanted = _wanted(host, facts, here, changed, removed, swap_gib, idle_minutes)
     if dry_run:
@@ -129,13 +129,16 @@ def _code_changes(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
     return tuple(line.partition(" ")[2] for line in changed.splitlines() if line[:2] in ("<f", ".f", "cL", ".L"))
 
 
-def _removed(host: Host, facts: Facts, project: Code) -> tuple[str, ...]:
-    """What an earlier bootstrap shipped and is no file here any more."""
+def _removed(host: Host, facts: Facts, here: Here) -> tuple[str, ...]:
+    """What an earlier bootstrap shipped and is no file here any more: neither code nor data that keep their place."""
     if not facts.code:
         return ()
     shipped = host.ask(f"cat {shlex.quote(f'{facts.root}/code/.shipped')}").out.splitlines()
-    here = set(project.files)
-    return tuple(name for name in shipped if name not in here)
+    kept = set(here.project.files)
+    for source, files in here.local:
+        place = PurePosixPath(_place_of(here.project.folder, source))
+        kept |= {str(place.relative_to("code") / file) for file in files if place.is_relative_to("code")}
+    return tuple(name for name in shipped if name not in kept)
 
 
 def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: Sequence[str]) -> None:
@@ -153,8 +156,11 @@ def _leave_living_runs_alone(host: Host, facts: Facts, project: Code, changed: S
         )
 
 
-def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[str, ...]) -> LocalData:
-    """Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/."""
+def _place_of(project: Path, source: Path) -> str:
+    """The folder of the machine for a source, below its root.
+
+    Data inside the project keep their place in it, so that a split file means the same here and there; others go to data/.
+    """
     project = Path(os.path.abspath(project))
     if project.is_relative_to(source):
         raise UserError(f"--data: {source}: holds the project itself (accepted: a folder of data, such as data/screen)")
@@ -162,25 +168,37 @@ def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[s
     place = (
         Path("data") / (source.name if source.is_dir() else "") if inside is None else inside if source.is_dir() else inside.parent
     )
-    to = str(place) if place.parts[:1] in (("data",), ("runs",)) else str("code" / place)
+    return str(place) if place.parts[:1] in (("data",), ("runs",)) else str("code" / place)
+
+
+def _local(host: Host, facts: Facts, project: Path, source: Path, files: tuple[str, ...]) -> LocalData:
+    """Compare a source with what is there.
+
+    Raises: UserError for a place that holds a run, and for a loss.
+    """
+    to = _place_of(project, source)
+    if to.split("/")[0] == "runs":
+        refuse_run(host, facts, to, source)
     record = record_name(to, source)
-    known = next((each for each in brought(host, facts, record) if each.to == to), None)
-    gone = tuple(sorted(known.files - set(files))) if known else ()
-    if gone and facts.living:
-        raise UserError(
-            f"{host.machine.label}: {' and '.join(facts.living.split())} runs there, and this would remove {len(gone)} files of "
-            f"{to} under it ({a_few(gone)}), which are gone here; end it first: ./fab stop"
-        )
+    records = brought(host, facts)
+    known = next((each for each in records if (each.name, each.to) == (record, to)), None)
+    gone = set(known.files).difference(files) if known else set[str]()
+    inner = {each.name: lost for each in records if files and (lost := each.below(to, source) - set(files))}
+    every = tuple(sorted(gone.union(*inner.values())))
     changed: list[str] = []
     if facts.folders:
         words = ("-rLtz", "--dry-run", "--itemize-changes")
         told = host.copy(f"{source}/" if source.is_dir() else str(source), f":{facts.root}/{to}/", *words)
         changed = [line for line in told.splitlines() if line.startswith("<f")]
+    named = [line.partition(" ")[2] for line in changed]
+    refuse_change(host, facts, source, to, named, every)
     if known:
         replaced = [line.partition(" ")[2] for line in changed if not line.startswith("<f+")]
-        refuse_loss(host, facts, known, source, gone, replaced)
+        refuse_loss(host, facts, known, source, sorted(gone), replaced)
     is_right = known is not None and known.files == set(files) and known.origin == origin_of(source)
-    return LocalData(source, to, len(changed) if facts.folders else len(files), files, gone, "" if is_right else record)
+    return LocalData(
+        source, to, len(changed) if facts.folders else len(files), files, every, "" if is_right else record, tuple(sorted(inner))
+    )
 
 
 def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bool:

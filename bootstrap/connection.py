@@ -5,7 +5,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import NamedTemporaryFile, TemporaryFile
 from textwrap import shorten
@@ -106,14 +106,21 @@ class Host:
         listed = [] if files is None else ["--files-from=-", "--from0"]
         return ["rsync", "-e", shlex.join(self._ssh()), "--protect-args", *options, *listed, *places]
 
-    def copy(self, source: str, to: str, *options: str, files: tuple[str, ...] | None = None) -> str:
+    def copy(
+        self,
+        source: str,
+        to: str,
+        *options: str,
+        files: tuple[str, ...] | None = None,
+        wrong: Callable[[], str | None] | None = None,
+    ) -> str:
         """Copy, and return what rsync prints.
 
-        Raises: UserError without rsync here or there; RunError if it does not come through.
+        Raises: UserError without rsync here or there; RunError if it does not come through, or is ended for what is `wrong`.
         """
         words = self.rsync(source, to, *options, files=files)
         try:
-            answer = capture(words, None if files is None else "".join(f"{name}\0" for name in files))
+            answer = capture(words, None if files is None else "".join(f"{name}\0" for name in files), wrong=wrong)
         except FileNotFoundError:
             raise UserError("rsync is not installed here (macOS: brew install rsync; Debian: apt-get install rsync)") from None
         except RunError as failure:

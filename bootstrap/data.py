@@ -20,6 +20,7 @@ from bootstrap.shippable import a_few
 from training.errors import RunError, UserError
 from training.text import escaped
 
+BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
 FORMAT = 1
 """Of a record, ROOT/brought/NAME.json."""
 SUFFIXES = (".h5", ".h5ad")  # as training/data/splits.py reads
@@ -94,24 +95,32 @@ class Brought:
     files: Set[str]
     origin: str = ""
     """As `origin_of` says; empty in a record of older code."""
+    name: str = ""
+    """Of the record."""
+
+    def below(self, to: str, source: Path) -> frozenset[str]:
+        """The same files as named below `to`, if they came from below the folder `source`: alone, or with a folder in it."""
+        is_inside = f"{self.to}/".startswith(f"{to}/") and self.origin.startswith(f"{origin_of(source)}/")
+        return frozenset(f"{self.to}/{file}".removeprefix(f"{to}/") for file in self.files) if is_inside else frozenset()
 
 
-def brought(host: Host, facts: Facts, name: str = "*.json") -> list[Brought]:
-    """The records; `name` is that of one.
+def brought(host: Host, facts: Facts) -> list[Brought]:
+    """The records.
 
     Raises: RunError for a record that is none.
     """
     found = []
     place = shlex.quote(f"{facts.root}/brought")
-    pattern = name if name == "*.json" else shlex.quote(name)
-    for line in host.ask(f"cd {place} 2>/dev/null && cat -- {pattern} 2>/dev/null; true").out.splitlines():
+    each = 'for each in *.json; do [ -e "$each" ] || continue; printf "%s " "$each"; cat -- "$each"; done'
+    for line in host.ask(f"cd {place} 2>/dev/null && {each}; true").out.splitlines():
         try:
-            record = json.loads(line)
+            name, _, text = line.partition(" ")
+            record = json.loads(text)
             to, files = str(record["to"]), {str(file) for file in record["files"]}
             to = "code" if to == "code/." else to  # as older code wrote it
-            if not all(_stays_below(file) for file in (to, *files)):
+            if not all(_stays_below(file) for file in (to, *files)) or not re.fullmatch(r"[\w.~%-]+", name, re.ASCII):
                 raise ValueError("a name leaves its folder")
-            found.append(Brought(to, files, escaped(str(record.get("origin", "")))))
+            found.append(Brought(to, files, escaped(str(record.get("origin", ""))), name))
         except (ValueError, TypeError, LookupError, RecursionError):
             raise RunError(
                 f"{host.machine.label}: a record in {facts.root}/brought is none; remove that folder there by hand: "
@@ -128,7 +137,7 @@ def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Se
             f"{host.machine.label}: {known.to} there came from {known.origin}, and {origin} would remove or replace {len(lost)} of "
             f"its files ({a_few(lost)}). Rename one of the two; or remove there what came from the other: "
             f"{_removal(host, facts, known, record)}; or, if both are the same data, let the machine forget where they came from: "
-            f"{_by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
+            f"{by_hand(host, f'rm -- {shlex.quote(facts.root)}/{record}')}"
         )
     if known.files and len(gone) == len(known.files):
         raise UserError(
@@ -138,14 +147,32 @@ def refuse_loss(host: Host, facts: Facts, known: Brought, source: Path, gone: Se
         )
 
 
+def refuse_run(host: Host, facts: Facts, to: str, source: Path) -> None:
+    """Raises: UserError if data would go to the folder of a run or a job there, or beside them: runs/ holds runs."""
+    folder = "/".join(to.split("/")[:2])
+    if folder == "runs":
+        raise UserError(
+            f"--data {source}: {host.machine.label} keeps its runs in runs/, and only whole folders can go beside them (accepted: "
+            "a folder such as runs/NAME, or anything below data/; move it there, and name its new place in the split file)"
+        )
+    root, run, job = (shlex.quote(f"{facts.root}/{name}") for name in ("", folder, f"jobs/{folder.removeprefix('runs/')}"))
+    test = f"cd {root} 2>/dev/null || exit 0; ! [ -e {job} ] && {{ ! [ -e {run} ] || [ -e {run}/{BROUGHT} ]; }}"
+    if host.ask(test).code:
+        raise UserError(
+            f"--data {source}: {folder} of {host.machine.label} is the folder of a run there, and would be overwritten; take "
+            f"another name, such as: cp -r {shlex.quote(str(source))} data/"
+        )
+
+
 def _removal(host: Host, facts: Facts, known: Brought, record: str) -> str:
     """The command that removes what was brought, and its record; of many files in a folder of data, that folder."""
     is_folder = len(known.files) > _LISTED and known.to.startswith(("data/", "runs/"))
     names = [known.to] if is_folder else [f"{known.to}/{file}" for file in sorted(known.files)]
-    return _by_hand(host, f"cd {shlex.quote(facts.root)} && rm -rf -- {shlex.join([*names, record])}")
+    return by_hand(host, f"cd {shlex.quote(facts.root)} && rm -rf -- {shlex.join([*names, record])}")
 
 
-def _by_hand(host: Host, command: str) -> str:
+def by_hand(host: Host, command: str) -> str:
+    """The command that runs another on the machine."""
     return shlex.join(["ssh", "-F", str(host.ssh_config), host.machine.label, command])
 
 
@@ -162,7 +189,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
     """
     patterns = list(_patterns(project, split))
     folders = sorted({folder for folder in map(_folder, patterns) if not folder or _stays_below(folder)})
-    here = {pattern: _matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
+    here = {pattern: matching(pattern, _here(project, _folder(pattern))) for pattern in patterns}
     texts = [path for path in (split, features) if path and (project / path).is_file()]
     if not any(here.values()) and not texts:
         return
@@ -170,7 +197,7 @@ def compare(host: Host, facts: Facts, split: str, features: str | None, project:
     lines = [f"{path}: is another one there" for path in texts if path in sums and sums[path] != _sha256(project / path)]
     lines += [f"{path}: is not there" for path in texts if path not in sums]
     for pattern, mine in here.items():
-        theirs = _matching(pattern, there) if mine else {}
+        theirs = matching(pattern, there) if mine else {}
         own = {path for path in theirs if not any(PurePosixPath(path).is_relative_to(to) for to in downloads)}
         lines += [f"{path}: is there, and not here: it would be trained on" for path in sorted(own - mine.keys())]
         lines += [f"{path}: is here, and not there" for path in sorted(mine.keys() - theirs.keys())]
@@ -192,7 +219,7 @@ def _differ(host: Host, facts: Facts, lines: list[str], sources: list[str], reco
     told += f"\nTo make it the same: ./fab bootstrap{data}"
     if strange:
         remove = f"cd {shlex.quote(f'{facts.root}/code')} && rm -- {shlex.join(strange)}"
-        told += f"\nNo bootstrap removes {a_few(strange)}: {_by_hand(host, remove)}"
+        told += f"\nNo bootstrap removes {a_few(strange)}: {by_hand(host, remove)}"
     return told
 
 
@@ -202,18 +229,18 @@ def _patterns(project: Path, split: str) -> Iterator[str]:
         datasets = tomllib.loads((project / split).read_text(encoding="utf-8-sig")).get("datasets")
         for text in datasets.values() if isinstance(datasets, dict) else ():
             if isinstance(text, str):
-                for pattern in _alternatives(text):
+                for pattern in alternatives(text):
                     if not pattern.startswith(("/", "~")):
                         yield os.path.normpath(pattern)
 
 
-def _alternatives(pattern: str) -> list[str]:
+def alternatives(pattern: str) -> list[str]:
     """The patterns that {a,b} stands for."""
     brace = re.search(r"\{([^{}]*)\}", pattern)
     if brace is None:
         return [pattern]
     parts = [pattern[: brace.start()] + option.strip() + pattern[brace.end() :] for option in brace[1].split(",")]
-    return [alternative for part in parts for alternative in _alternatives(part)]
+    return [alternative for part in parts for alternative in alternatives(part)]
 
 
 def _folder(pattern: str) -> str:
@@ -225,7 +252,7 @@ def _folder(pattern: str) -> str:
     return "/".join(plain)
 
 
-def _matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
+def matching(pattern: str, files: Mapping[str, Seen]) -> dict[str, Seen]:
     """The files that a pattern names, as training/data/splits.py reads it: one without a suffix names a folder."""
     patterns = [pattern] if pattern.endswith(SUFFIXES) else [f"{pattern}/*{end}" for end in SUFFIXES]
     try:

@@ -23,6 +23,14 @@ class NotUp(UserError):
         self.stack = stack
 
 
+class NoState(UserError):
+    """There is no Pulumi here, or it does not know the stack (None: none was named); Google may."""
+
+    def __init__(self, message: str, stack: str | None) -> None:
+        super().__init__(message)
+        self.stack = stack
+
+
 @dataclass(frozen=True)
 class Machine:
     """A machine to work on.
@@ -65,7 +73,7 @@ class Machine:
 def machine_of(stack: str | None, host: str | None, folder: str | None) -> Machine:
     """The machine that a verb was told, or that the environment names: `--host` goes before a stack.
 
-    Raises: UserError if what was told is no host, or the stack rents none.
+    Raises: UserError if what was told is no host; NoState or NotUp as `outputs_of`.
     """
     if stack and host:
         raise UserError(f"--stack {stack} --host {host}: one machine at a time; leave one out")
@@ -128,23 +136,26 @@ def rented(outputs: MachineOutputs) -> Machine:
 def outputs_of(stack: str | None) -> MachineOutputs:
     """`pulumi stack output --json` of a stack: the one that is named, $PULUMI_STACK, or the one that is selected.
 
-    Raises: UserError if there is no engine or no stack; NotUp if the stack rents nothing at the moment.
+    Raises: NoState if there is no engine or no stack; NotUp if the stack rents nothing at the moment.
     """
     chosen = stack or os.environ.get("PULUMI_STACK")
     words = ["pulumi", "stack", "output", "--json", "--non-interactive", *(("--stack", chosen) if chosen else ())]
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     except FileNotFoundError:
-        raise UserError(
-            "there is no pulumi on the PATH, which knows the rented machine; another machine: --host user@host"
+        raise NoState(
+            "there is no pulumi on the PATH, which knows the rented machine (accepted without it: --stack NAME, where gcloud knows "
+            "it, or --host user@host)",
+            chosen,
         ) from None
     except subprocess.TimeoutExpired:
         raise RunError(f"{' '.join(words)}: no answer within 120 seconds") from None
     if done.returncode:
         said = " ".join(line.removeprefix("error: ") for line in done.stderr.splitlines() if not line.startswith("warning:"))
-        raise UserError(
+        raise NoState(
             f"which machine? {' '.join(said.split())} (accepted: --stack NAME, the one that `pulumi stack select` chose, or "
-            "--host user@host)"
+            "--host user@host)",
+            chosen,
         )
     values = json.loads(done.stdout or "{}")
     try:

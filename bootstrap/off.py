@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC
 from pathlib import Path
 
-from bootstrap.machine import Machine, NotUp, machine_of
+from bootstrap.machine import Machine, NoState, NotUp, machine_of, rented
 from bootstrap.streams import capture, show
 from bootstrap.table import runs_table
 from infra.outputs import MachineOutputs
-from infra.vm import Vm, vm_of, without_vm
+from infra.vm import Known, Vm, vm_of, without_state, without_vm
 from training.errors import RunError, UserError
 from training.runner.report import Status, from_json
 
@@ -24,15 +24,25 @@ class Off:
     lines: tuple[str, ...]
 
 
-def find(stack: str | None, host: str | None, folder: str | None) -> Machine | Off:
+def find(stack: str | None, host: str | None, folder: str | None, for_new_run: bool = False) -> Machine | Off:
     """The machine that a verb means. Of a stack's machine Google is asked first: one that is off is not waited for.
+
+    Where Pulumi does not know the machine, Google is asked alone, but not `for_new_run`: it would have no secrets.
 
     Raises: UserError or RunError as `machine_of`; as gcloud, where only gcloud leads to the machine.
     """
     try:
         machine = machine_of(stack, host, folder)
     except NotUp as refusal:
-        return _not_up(refusal)
+        found = None if for_new_run else _without_state(refusal.stack or without_vm(None).name)
+        if not isinstance(found, Machine):
+            return _not_up(refusal, found)
+        machine = found
+    except NoState as refusal:
+        found = _without_state(refusal.stack) if refusal.stack and not for_new_run else refusal
+        if not isinstance(found, Machine):
+            return _not_known(refusal, found)
+        machine = found
     if machine.outputs is None:
         return machine
     try:
@@ -46,24 +56,52 @@ def find(stack: str | None, host: str | None, folder: str | None) -> Machine | O
     return Off(machine.label, f"gs://{machine.outputs.bucket}", _words(machine.outputs, vm))
 
 
-def on(stack: str | None, host: str | None, folder: str | None) -> Machine:
+def on(stack: str | None, host: str | None, folder: str | None, for_new_run: bool = False) -> Machine:
     """`find`, for a verb that needs a machine that answers.
 
     Raises: UserError also if it is off, with the way back.
     """
-    found = find(stack, host, folder)
+    found = find(stack, host, folder, for_new_run)
     if isinstance(found, Off):
         raise UserError("\n".join([*found.lines, f"What its runs have left in {found.bucket}: ./fab status, ./fab pull"]))
     return found
 
 
-def _not_up(refusal: NotUp) -> Off:
+def _without_state(stack: str) -> Machine | Known | UserError | RunError:
+    """The machine of a stack of which Pulumi knows none, by Google alone; else what is known, or why Google does not tell."""
+    try:
+        known = without_state(stack)
+    except (UserError, RunError) as failure:
+        return failure
+    if known.machine is None:
+        return known
+    print(f"Pulumi here does not know the machine of stack {stack}; Google does: {known.machine.name}", flush=True)
+    return rented(known.machine)
+
+
+def _not_up(refusal: NotUp, found: Known | UserError | RunError | None) -> Off:
     """After `fab down` the stack says nothing of a bucket: the storage stack does."""
     stack = without_vm(refusal.stack)
     if stack.bucket is None:
         raise refusal
     way_back = f"; to rent one: ./fab up --stack {stack.name}" if stack.is_machine else ""
-    return Off(f"stack {stack.name}", f"gs://{stack.bucket}", (f"stack {stack.name} rents no machine now{way_back}",))
+    lines = [f"stack {stack.name} rents no machine now{way_back}"]
+    if isinstance(found, Exception):
+        lines.append(f"(that is what Pulumi knows; whether a VM is there all the same, Google does not tell: {found})")
+    return Off(f"stack {stack.name}", f"gs://{stack.bucket}", tuple(lines))
+
+
+def _not_known(refusal: NoState, found: Known | UserError | RunError) -> Off:
+    """Neither Pulumi nor Google knows a machine; the files may know the bucket.
+
+    Raises: `refusal` or `found` where they do not.
+    """
+    if isinstance(found, Known) and found.bucket:
+        lines = (f"stack {refusal.stack}: Google has no VM of it, and Pulumi here does not know the stack", str(refusal))
+        return Off(f"stack {refusal.stack}", f"gs://{found.bucket}", lines)
+    if isinstance(found, Exception) and found is not refusal:
+        raise UserError(f"{refusal}; and without Pulumi: {found}") from None
+    raise refusal
 
 
 def _words(machine: MachineOutputs, vm: Vm | None) -> tuple[str, ...]:

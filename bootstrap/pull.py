@@ -7,11 +7,13 @@ import re
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bootstrap.connection import Host, Vanished
 from bootstrap.folder import folder_for, refuse_other, remove_foreign
 from bootstrap.off import ask_bucket, on_this_laptop
+from bootstrap.pull_limit import announced
 from bootstrap.runs import job_of
 from bootstrap.streams import show
 from training.errors import RunError, UserError
@@ -38,8 +40,8 @@ _MANIFEST = re.compile(r"checkpoints/step=\d{9,18}/MANIFEST\.json")
 def pull(host: Host, name: str | None, into: Path) -> Path:
     """Bring a run's directory to `into`/NAME, and verify its checkpoints.
 
-    Raises: UserError if there is another run, or anything else, in that folder; RunError if a checkpoint does not verify, or what
-        came is no run directory.
+    Raises: UserError if there is another run, or anything else, in that folder, or no room for it; RunError if a checkpoint does
+        not verify, more came than was announced, or what came is no run directory.
     """
     facts, job = job_of(host, name)
     target, source = folder_for(into, job.name), f"{facts.root}/runs/{job.name}"
@@ -52,12 +54,13 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
             f"{host.machine.label}: {source}/run.json is no record of a run; nothing was pulled. Look at it there by hand"
         )
     refuse_other(target, run_id)
+    wrong = announced(host, source, target, *_OPTIONS)
     target.mkdir(parents=True, exist_ok=True)
     write_text(target / "run.json", there.out)  # first: a pull that is cut off is known for what it is
     start = time.monotonic()
     for left in reversed(range(ROUNDS)):
         try:
-            _bring(host, source, target)
+            _bring(host, source, target, wrong)
             break
         except Vanished:  # the run goes on, and a checkpoint was rotated away meanwhile
             if left == 0:
@@ -112,12 +115,12 @@ def next_steps(target: Path) -> str:
     return "next: " + "\n      ".join(lines)
 
 
-def _bring(host: Host, source: str, target: Path) -> None:
+def _bring(host: Host, source: str, target: Path, wrong: Callable[[], str | None]) -> None:
     """Payloads first, then the manifests of those that came whole: what a cut leaves here does not count as a checkpoint.
 
     Raises: Vanished if something was removed there meanwhile; RunError for a listing that is none.
     """
-    host.copy(f":{source}/", f"{target}/", *_OPTIONS, "--exclude=MANIFEST.json")
+    host.copy(f":{source}/", f"{target}/", *_OPTIONS, "--exclude=MANIFEST.json", wrong=wrong)
     listed = host.ask(f"cd {shlex.quote(source)} && ls -d checkpoints/step=*/MANIFEST.json 2>/dev/null").out.split("\n")
     listed = [name for name in listed if name]
     for name in listed:
@@ -130,7 +133,7 @@ def _bring(host: Host, source: str, target: Path) -> None:
             shutil.rmtree(folder)
     came = tuple(name for name in listed if (target / name).parent.is_dir())
     if came:
-        host.copy(f":{source}/", f"{target}/", "-tz", "--no-links", "--no-devices", "--no-specials", files=came)
+        host.copy(f":{source}/", f"{target}/", "-tz", "--no-links", "--no-devices", "--no-specials", files=came, wrong=wrong)
 
 
 def _verify(target: Path) -> None:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bootstrap import hooks
-from bootstrap.data import record_of
+from bootstrap.data import BROUGHT, record_of
 from bootstrap.facts import Facts
 from bootstrap.shippable import a_few
 
 FOLDERS = ("cache", "code", "data", "jobs", "runs")
-BROUGHT = ".brought"  # in a folder below runs/ that is no run: it came from a laptop, so the last sync need not save it
 IDLE_MINUTES = 30
 # Measured with torch 2.15 on x86_64 (2026-11): 3.1 GB in all, 2.4 of them in nvidia-* and triton, 0.5 in torch itself.
 DOWNLOAD = "about 3.1 GB to download, 2.4 of them CUDA libraries"
@@ -64,6 +63,8 @@ class LocalData:
     """What was brought before, and is not here any more."""
     record: str = ""
     """Name of the record on the machine that is to be written; empty if it is right."""
+    outdated: tuple[str, ...] = ()
+    """Names of records of what came alone from this folder, and is not here any more."""
 
 
 @dataclass(frozen=True)
@@ -253,9 +254,10 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     for local in wanted.local_data:
         to = f"{facts.root}/{local.to}"
         if local.gone:
+            outdated = " ".join(_q(f"{facts.root}/brought/{name}") for name in local.outdated)
             yield Command(
                 f"data: {len(local.gone)} files of {local.to} are gone here, and go there ({a_few(local.gone)})",
-                _remove_below(to),
+                _remove_below(to) + (f" && rm -f -- {outdated}" if outdated else ""),
                 stdin="".join(f"{name}\n" for name in local.gone),
             )
         if local.record:  # before the copy: one that is cut off has brought nothing that is not in it
@@ -266,7 +268,8 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
                 stdin=record_of(local.to, local.files, local.source),
             )
         if local.changes:
-            mark = f" && touch {_q(f'{to}/{BROUGHT}')}" if local.to.startswith("runs/") else ""
+            run = "/".join(local.to.split("/")[:2])  # a folder in it may be all that came
+            mark = f" && touch {_q(f'{facts.root}/{run}/{BROUGHT}')}" if run.startswith("runs/") else ""
             yield Command(f"folder for {local.to}", f"mkdir -p {_q(to)}{mark}")
             source = f"{local.source}/" if local.source.is_dir() else str(local.source)
             yield Copy(f"data: {local.changes} files to {local.to}", source, f":{to}/", ("-rLtz", "--partial-dir=.rsync-partial"))

@@ -14,6 +14,7 @@ from training.text import escaped
 
 LIMIT_BYTES = 64 * 2**20
 """Of one answer: the longest, rsync's list of 300,000 changed files, has 40 MB."""
+WATCH_SECONDS = 0.5
 TAIL = 4000
 KEPT = "\n\t\r"
 """As they are on the terminal: carriage returns draw progress bars, and can do no more than a line break can."""
@@ -28,18 +29,26 @@ class Answer:
     err: str
 
 
-def capture(words: Sequence[str], stdin: str | None = None, seconds: float | None = None, limit: int = LIMIT_BYTES) -> Answer:
+def capture(
+    words: Sequence[str],
+    stdin: str | None = None,
+    seconds: float | None = None,
+    limit: int = LIMIT_BYTES,
+    wrong: Callable[[], str | None] | None = None,
+) -> Answer:
     """Run a program of this laptop and take what it prints.
 
+    `wrong` is asked every half second; the program is ended if it says something.
+
     Units: `seconds` to wait at most; `limit` bytes that it may print on either stream.
-    Raises: subprocess.TimeoutExpired; RunError if it prints more; FileNotFoundError without the program.
+    Raises: subprocess.TimeoutExpired; RunError if it prints more, or with what is `wrong`; FileNotFoundError without the program.
     """
     process = _started(words, stdin is not None)
     sinks = [_Sink(stream, limit, process) for stream in (process.stdout, process.stderr) if stream]
     threads = [_thread(sink.fill) for sink in sinks]
     _feed(process, stdin)
     try:
-        code = process.wait(seconds)
+        code = process.wait(seconds) if wrong is None else _watched(process, wrong)
     finally:  # after a timeout the pipes are left alone: ssh's master holds them until the command on the machine ends
         process.kill()  # nothing, if it has ended
         process.wait()
@@ -48,6 +57,19 @@ def capture(words: Sequence[str], stdin: str | None = None, seconds: float | Non
     if any(sink.is_over for sink in sinks):
         raise RunError(f"it printed more than {limit:,} bytes, which no answer has; it was not read")
     return Answer(code, *(b"".join(sink.chunks).decode("utf-8", "replace") for sink in sinks))
+
+
+def _watched(process: "subprocess.Popen[bytes]", wrong: Callable[[], str | None]) -> int:
+    code = None
+    while code is None:
+        with suppress(subprocess.TimeoutExpired):
+            code = process.wait(WATCH_SECONDS)
+        if said := wrong():
+            process.terminate()  # rsync then ends its second process, too
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+            raise RunError(said)
+    return code
 
 
 def show(words: Sequence[str], stdin: str | None = None) -> Answer:

@@ -188,7 +188,7 @@ def train(
     _refuse_without_value("--set", set, "optim.lr=3e-4")
     file = Path(run) if run else None
     runs.validated(file, set, bucket)  # before any machine is asked
-    there = _host(stack, host, folder)
+    there = _host(stack, host, folder, for_new_run=True)
     if bucket and there.machine.bucket:
         raise UserError(f"--bucket {bucket}: the stack has a bucket, {there.machine.bucket}; --bucket goes with --host")
     runs.train(there, file, set, bucket, take_over)
@@ -321,12 +321,12 @@ def pull(
     results.pull(connect(found), run, Path(into))
 
 
-def _host(stack: str | None, host: str | None, folder: str | None) -> Host:
+def _host(stack: str | None, host: str | None, folder: str | None, for_new_run: bool = False) -> Host:
     """A machine that answers.
 
     Raises: UserError if it is off, with the way back.
     """
-    return connect(on(stack, host, folder))
+    return connect(on(stack, host, folder, for_new_run))
 
 
 def _refuse_machine(bucket: str, **flags: str | None) -> None:

@@ -9,8 +9,11 @@ from bootstrap.facts import Facts
 from bootstrap.streams import Answer
 from training.errors import RunError
 
-# argparse does not know a verb or a flag of ours; or the package of the verbs has another name there.
-_UNKNOWN = re.compile(r"^usage: python -m training\.(runner|supervision)\b|No module named '?training\b|unknown option -P", re.M)
+# The code there does not know a verb or a flag of ours (older code says so in argparse's words); or the package of the verbs has
+# another name there.
+_UNKNOWN = re.compile(
+    r"^(usage|refused): python -m training\.(runner|supervision)\b|No module named '?training\b|unknown option -P", re.M
+)
 
 
 def ask_verb(host: Host, facts: Facts, *words: str) -> Answer:

@@ -14,7 +14,7 @@ import pulumi_gcp as gcp
 from infra.machine_types import PRICES_OF, has_gpu
 from infra.network import Network
 from infra.outputs import StorageOutputs, tunnel
-from infra.stack_config import MachineSettings
+from infra.stack_config import BUCKET_LABEL, MachineSettings
 
 STARTUP_SCRIPT = Path(__file__).with_name("startup.sh")
 DATA_DEVICE = "data"  # /dev/disk/by-id/google-data on the machine
@@ -110,7 +110,7 @@ class Machine(pulumi.ComponentResource):
                 enable_integrity_monitoring=True,
                 enable_secure_boot=False,  # NVIDIA's modules are not signed
             ),
-            metadata=_metadata(settings),
+            metadata=_metadata(settings) | {BUCKET_LABEL: storage.apply(lambda outputs: outputs.bucket)},
             tags=[network.tag],
             labels=self._labels,
             reservation_affinity=reservation or None,
@@ -161,9 +161,9 @@ def _scheduling(settings: MachineSettings) -> gcp.compute.InstanceSchedulingArgs
     )
 
 
-def _metadata(settings: MachineSettings) -> dict[str, str]:
+def _metadata(settings: MachineSettings) -> dict[str, pulumi.Input[str]]:
     """A start-up script here may change without a new machine; `metadata_startup_script` would replace it."""
-    metadata = {
+    metadata: dict[str, pulumi.Input[str]] = {
         "startup-script": STARTUP_SCRIPT.read_text(),
         "block-project-ssh-keys": "TRUE",
         "enable-oslogin": "FALSE" if settings.ssh_public_key else "TRUE",

@@ -19,11 +19,36 @@ off_if_unused() {
         if grep -zqE '^sshd(-session)?: [^][ /]+(@[^][ ]*)? *$' "$proc"/[0-9]*/cmdline 2>/dev/null; then unused=0; fi
     done
     echo "incubator: nothing was bootstrapped within $minutes minutes: power off"
-    until shutdown -h now; do sleep 60; done
+    until
+        report "$4" || echo "incubator: no shutdown report came to the bucket"
+        shutdown -h now
+    do sleep 60; done
+}
+
+# The shutdown report of a machine on which nothing was ever bootstrapped, for `fab down` (training/runner/shutdown_report.py):
+# nothing can be lost if the data disk is mounted and holds no file at all. Whatever is not sure is told as something to lose.
+report() {
+    local mount=$1 found token bucket name
+    local metadata=${INCUBATOR_METADATA:-http://metadata.google.internal}/computeMetadata/v1/instance
+    local storage=${INCUBATOR_STORAGE:-https://storage.googleapis.com} header='Metadata-Flavor: Google'
+    if ! mountpoint --quiet "$mount"; then
+        found="\"$mount, which is not mounted\""
+    elif found=$(find "$mount" -mindepth 1 ! -path "$mount/lost+found" -print -quit) && [ -z "$found" ]; then
+        found=
+    else
+        found="\"$mount\""
+    fi
+    token=$(curl -sf -m 20 -H "$header" "$metadata/service-accounts/default/token") &&
+        token=$(grep -o '"access_token" *: *"[^"]*"' <<<"$token" | cut -d '"' -f 4) &&
+        bucket=$(curl -sf -m 20 -H "$header" "$metadata/attributes/incubator-bucket") &&
+        name=$(curl -sf -m 20 -H "$header" "$metadata/name") &&
+        curl -sf -m 60 -o /dev/null -H "Authorization: Bearer $token" -H 'Content-Type: application/json' \
+            --data "{\"format\": 1, \"time\": \"$(date -u +%Y-%m-%dT%H:%M:%S+00:00)\", \"jobs\": [], \"strays\": [$found]}" \
+            "$storage/upload/storage/v1/b/$bucket/o?uploadType=media&name=runs%2F.machines%2F$name.json"
 }
 # Before anything can fail, and as a unit of its own: it outlives this script.
 systemd-run --quiet --collect --unit=incubator-unused \
-    bash -c "$(declare -f off_if_unused); off_if_unused $hook ${INCUBATOR_UNUSED_MINUTES:-60} ${INCUBATOR_PROC:-/proc}" ||
+    bash -c "$(declare -f off_if_unused report); off_if_unused $hook ${INCUBATOR_UNUSED_MINUTES:-60} ${INCUBATOR_PROC:-/proc} $mount" ||
     say "there is no guard against a machine that is forgotten"
 
 for _ in $(seq 60); do

@@ -66,6 +66,11 @@ class Billed:
         return self.kind != "network"
 
     @property
+    def may_hold_results(self) -> bool:
+        """Whether it is a data disk: every disk but the one that a VM boots from, which has the VM's name."""
+        return self.kind == "disk" and self.name != f"{PROJECT}-{self.stack}"
+
+    @property
     def delete_words(self) -> tuple[str, ...]:
         """The words of gcloud that delete it."""
         scope = {2: f"--zone={self.place}", 1: f"--region={self.place}"}.get(self.place.count("-"), "--global")
@@ -227,7 +232,8 @@ def _disk(project: str, disk: Resource, ours: bool) -> Billed:
     kind, gib = last(disk["type"]), int(disk["sizeGb"])
     users = [last(user) for user in disk.get("users", [])]
     price = disk_usd_per_month(kind, gib)
-    note = f"{gib} GiB {kind}, " + (f"used by {', '.join(users)}" if users else "used by no VM")
+    since = f" since {disk['lastDetachTimestamp'][:10]}" if disk.get("lastDetachTimestamp") else ""
+    note = f"{gib} GiB {kind}, " + (f"used by {', '.join(users)}" if users else f"used by no VM{since}")
     note += ("; price not known" if price is None else "") + _whose(disk, ours)
     place = last(disk.get("zone") or disk["region"])
     stack = _stack(disk) or (users[0].removeprefix(f"{PROJECT}-") if ours else "")

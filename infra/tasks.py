@@ -20,6 +20,7 @@ from infra.stack_files import project_of
 from infra.sweep import RUNNING, Billed, delete, found, is_of
 from infra.sweep_table import table
 from training.errors import RunError, UserError
+from training.text import escaped
 
 STACK = {"stack": "name of the stack, such as l4 (default: $PULUMI_STACK, or the one of `pulumi stack select`)"}
 
@@ -95,7 +96,8 @@ def _day(text: str | None) -> datetime | None:
     help={
         "stack": "only what belongs to this stack, such as l4 (default: everything of the project)",
         "project": "project of Google Cloud, such as my-cells (default: the one of the stack)",
-        "delete": "delete what was found, after a question; never what is not of this installation (default: list it)",
+        "delete": "delete what was found, after a question (for a data disk without a VM: its name); never what is not of this "
+        "installation (default: list it)",
         "without-sync": "with --delete: also machines, on or off, whatever is on their disks (default: these stay)",
     }
 )
@@ -122,9 +124,7 @@ def sweep_up(project: str, stack: str | None, and_delete: bool, without_sync: bo
     items = _listed(project, stack)
     again = f" --stack {stack}" if stack else ""
     if and_delete and (doomed := [item for item in items if item.ours and (without_sync or not _is_held(item, items))]):
-        if _answer(f"Delete these {len(doomed)} for good, with what is on the disks? Type yes: ") != "yes":
-            raise UserError("nothing was deleted")
-        delete(doomed)
+        delete(_agreed(doomed, [item for item in doomed if item.may_hold_results and not _is_held(item, items)], without_sync))
         items = _listed(project, stack)
     costly = [item for item in items if item.costs]
     if any(item.ours for item in costly):
@@ -143,6 +143,31 @@ def _listed(project: str, stack: str | None) -> list[Billed]:
 def _is_held(item: Billed, items: list[Billed]) -> bool:
     """Whether it is of a machine that exists, on or off: results may be on its disks that are nowhere else."""
     return item.stack in {other.stack for other in items if other.ours and other.kind == "VM"}
+
+
+def _agreed(doomed: list[Billed], disks: list[Billed], without_sync: bool) -> list[Billed]:
+    """What a person agrees to delete. Each of the `disks`, whose VM is gone, needs its name, unless --without-sync was said.
+
+    Raises: UserError if that is nothing.
+    """
+    for disk in disks:
+        where = f"--project={disk.project} --zone={disk.place} --disk=name={disk.name}"
+        text = (
+            f"{disk.name} in {disk.place} ({disk.note}) has no VM that could bring its results: what never came to the bucket is "
+            f"on it alone, and would be lost. To look first: ./fab up --stack {disk.stack} makes a VM on it, and ./fab down "
+            f"--stack {disk.stack} then brings what is left; without Pulumi's state: gcloud compute instances create look-at-it "
+            f"{where}"
+        )
+        print(escaped(text))
+    rest = [item for item in doomed if without_sync or item not in disks]
+    which = "the other" if len(rest) < len(doomed) else "these"
+    contents = ", with what is on the disks" if without_sync else ""
+    if rest and _answer(f"Delete {which} {len(rest)} for good{contents}? Type yes: ") != "yes":
+        raise UserError("nothing was deleted")
+    named = [disk for disk in disks if disk not in rest and _answer(f"Type {disk.name} to delete it: ") == disk.name]
+    if not rest and not named:
+        raise UserError("nothing was deleted")
+    return [*rest, *named]
 
 
 def _way_out(items: list[Billed], again: str) -> str:

@@ -1,4 +1,4 @@
-"""A stack's VM as Google tells it: whether it runs, since when, when the cloud will stop it; and a stack that has none."""
+"""A stack's VM as Google tells it: whether it runs, since when, when the cloud will stop it; a stack that has none, or no state."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,10 @@ from typing import Any
 from infra.cost import limit_of
 from infra.engine import Engine
 from infra.gcloud import NotFound, gcloud
+from infra.lost_state import machine_without_state
 from infra.outputs import MachineOutputs
 from infra.stack_config import MachineSettings
+from infra.stack_files import our_buckets, project_of, stack_names
 
 ON = frozenset({"PROVISIONING", "STAGING", "RUNNING", "REPAIRING"})
 """It answers, or will without anybody's doing; in every other state it has to be started."""
@@ -67,6 +69,25 @@ def without_vm(stack: str | None) -> StackWithoutVm:
     is_machine = isinstance(settings, MachineSettings)
     storage = Engine(settings.storage_stack) if isinstance(settings, MachineSettings) else engine
     return StackWithoutVm(engine.stack, is_machine, storage.outputs().get("bucket") if storage.exists() else None)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a stack without Pulumi's state: by gcloud and the files in configs/stacks."""
+
+    machine: MachineOutputs | None
+    bucket: str | None
+    """None where the files name none, or several, or say nothing of this stack."""
+
+
+def without_state(stack: str) -> Known:
+    """Ask Google for the machine of a stack, and the files for its bucket: Pulumi's state may be lost, or on another laptop.
+
+    Raises: UserError or RunError as `machine_without_state`; UserError if the files do not name the project.
+    """
+    project = project_of(stack)
+    buckets = our_buckets(project) if stack in stack_names() else ()
+    return Known(machine_without_state(project, stack), next(iter(buckets)) if len(buckets) == 1 else None)
 
 
 def _time(vm: Mapping[str, Any], key: str) -> datetime | None:

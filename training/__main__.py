@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from training.arguments import Parser
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 from training.errors import RunError, UserError
 from training.interrupts import end_at_interrupt, ignore_interrupt, raise_at_interrupt
@@ -23,7 +24,7 @@ from training.interrupts import end_at_interrupt, ignore_interrupt, raise_at_int
 if TYPE_CHECKING:
     from training.config import RunConfig
 
-Verbs: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -80,15 +81,15 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The verb and its words; argparse alone refuses settings that come after an option."""
     chosen, rest = parser().parse_known_args(arguments)
     if rest:
-        if not hasattr(chosen, "settings") or any(word.startswith("-") or "=" not in word for word in rest):
-            parser().error(f"unrecognized arguments: {' '.join(rest)}")
+        if not hasattr(chosen, "settings") or any("=" not in word for word in rest):
+            raise UserError(f"training: {rest[0]}: one word too many (what a verb takes: training VERB --help)")
         chosen.settings += rest
     return chosen
 
 
 def parser() -> argparse.ArgumentParser:
     """All verbs with their options; each has an example."""
-    top = argparse.ArgumentParser(prog="training", description="Train, predict with and judge virtual-cell models.")
+    top = Parser(prog="training", description="Train, predict with and judge virtual-cell models.")
     verbs = top.add_subparsers(title="verbs", required=True, metavar="VERB")
     _add_training_verbs(verbs)
     _add_result_verbs(verbs)

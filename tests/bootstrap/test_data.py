@@ -13,12 +13,12 @@ import pytest
 from bootstrap import facts as machine_facts
 from bootstrap.apply import apply
 from bootstrap.bootstrap import _local
-from bootstrap.data import _alternatives, _folder, _here, _matching, _there, brought, compare, files_of, record_name, record_of
+from bootstrap.data import _there, brought, compare, files_of, record_name, record_of
 from bootstrap.facts import Facts
 from bootstrap.steps import Wanted, folders
 from bootstrap.steps import data as data_step
-from training.data.splits import _files
 from training.errors import UserError
+from training.runner.status import strays
 
 NOTHING = Wanted(Path("uv"), "", "", (), 0, (), "", "", "", None, None, True, (), "")
 SPLIT = '[datasets]\nscreen = "data/screen/*.h5ad"\n[training]\nscreen = "train"\n'
@@ -100,16 +100,6 @@ def test_a_file_alone_and_its_folder_are_recorded_apart(machine, bring, project)
     assert names(machine) == {"screen/a.h5ad", "screen/more/notes.txt"}
 
 
-def test_a_run_that_lives_keeps_its_data(host, project, bring):
-    bring()
-    (project / "data" / "screen" / "a.h5ad").unlink()
-    lives = replace(machine_facts.ask(host), living="screen")
-    source = project / "data" / "screen"
-
-    with pytest.raises(UserError, match=r"screen runs there, and this would remove 1 files of data/screen under it \(a\.h5ad\)"):
-        _local(host, lives, project, source, files_of(source))
-
-
 def refused(bring, source: str) -> tuple[str, list[str]]:
     """Why, and the commands that the refusal has."""
     with pytest.raises(UserError) as refusal:
@@ -130,6 +120,41 @@ def test_an_empty_folder_here_removes_nothing_until_one_says_so(machine, bring, 
     assert kept == {"screen/a.h5ad", "screen/more/notes.txt"}
     assert names(machine) == set()
     bring()
+
+
+@pytest.mark.parametrize(("first", "then"), [("data/screen/a.h5ad", "data/screen"), ("data/screen/more", "data/screen")])
+def test_what_came_alone_and_is_gone_here_goes_with_its_folder(machine, bring, project, first, then):
+    bring(first)
+    shutil.move(project / first, project / "elsewhere")
+
+    bring(then)
+
+    assert not names(machine) & {"screen/a.h5ad" if first.endswith("h5ad") else "screen/more/notes.txt"}
+    assert bring(then) == 0
+
+
+@pytest.mark.parametrize("source", ["runs/screen", "runs/screen/more", "runs", "runs/loose.h5ad"])
+def test_data_never_go_where_a_run_is_or_beside_it(machine, bring, project, source):
+    (project / "runs" / "screen" / "more").mkdir(parents=True)
+    (project / "runs" / "screen" / "more" / "model.pt").write_text("mine")
+    (project / "runs" / "loose.h5ad").write_text("cells")
+    (machine.disk / "incubator" / ("jobs/screen" if source == "runs/screen" else "runs/screen")).mkdir(parents=True)
+
+    with pytest.raises(UserError, match=r"accepted: a folder such as runs/NAME|runs/screen of incubator-l4 is the folder of a run"):
+        bring(source)
+
+    assert list((machine.disk / "incubator" / "runs").rglob("*.*")) == []
+
+
+@pytest.mark.parametrize("source", ["runs/demo_data", "runs/demo_data/more"])
+def test_a_folder_below_runs_that_is_no_run_is_marked_and_is_brought_again(machine, bring, project, source):
+    (project / "runs" / "demo_data" / "more").mkdir(parents=True)
+    (project / "runs" / "demo_data" / "more" / "demo.h5ad").write_text("cells")
+
+    bring(source)
+
+    assert strays(machine.disk / "incubator") == []
+    assert bring(source) == 0
 
 
 @pytest.mark.parametrize(
@@ -285,11 +310,6 @@ def test_a_laptop_without_the_data_compares_nothing(host, project, shipped):
     check(host, project)
 
 
-@pytest.mark.parametrize("pattern", ["data/[z-a].h5ad", "data/[!]].h5ad"])
-def test_a_pattern_that_is_none_is_left_to_training_check(pattern):
-    assert _matching(pattern, {"data/a.h5ad": (1, 1)}) == {}
-
-
 def test_a_size_that_no_file_has_is_passed_over(machine, host):
     (machine.disk / "incubator" / "code").mkdir(parents=True)
     machine.program("find", f"echo F {'9' * 5000} 1 data/a.h5ad; echo F 2 1.5 data/b.h5ad")
@@ -302,37 +322,6 @@ def test_a_record_of_a_deep_folder_has_a_name_that_a_disk_takes(tmp_path):
 
     assert len(names) == 2
     assert max(map(len, names)) <= 200
-
-
-PATTERNS = (
-    "d", "d/", "d/*.h5ad", "d/[ab]*.h5ad", "d/[!a].h5", "d/?.h5ad", "d/**/*.h5ad", "**/*.h5", "d/e*", "d/{a,b}.h5ad", "d/a.h5ad",
-    "*/e/*.h5ad", "d/.hidden.h5ad", "./d/a.h5ad", "d/a+b.h5ad",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_a_pattern_names_here_what_the_split_file_names(tmp_path, monkeypatch, pattern):
-    monkeypatch.chdir(tmp_path)
-    for name in (
-        "d/a.h5ad",
-        "d/b.h5ad",
-        "d/b.h5",
-        "d/a+b.h5ad",
-        "d/.hidden.h5ad",
-        "d/e/c.h5ad",
-        "d/e/f/g.h5ad",
-        "d/e/x.h5",
-        "h.h5",
-        "d/n.txt",
-    ):
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
-
-    expected = {os.path.normpath(file) for each in _alternatives(pattern) for file in _files(Path("s.toml"), "screen", each)}
-    plain = [os.path.normpath(each) for each in _alternatives(pattern)]
-    found = {file for each in plain for file in _matching(each, _here(Path(), _folder(each)))}
-
-    assert found == {file for file in expected if _folder(plain[0]) or "/" not in file}  # the project itself is not walked through
 
 
 def dangling(folder):

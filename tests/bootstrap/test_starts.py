@@ -167,8 +167,15 @@ def test_a_verb_that_older_code_does_not_know_is_no_mistake_of_the_user(there, h
     runs.stop(host, None)
 
 
-def test_code_that_lies_elsewhere_there_is_of_another_version(there, host):
-    there.python("echo '/x/python: No module named training.runner' >&2; exit 1")
+@pytest.mark.parametrize(
+    "said",
+    [
+        "/x/python: No module named training.runner",
+        "refused: python -m training.runner: status: no such verb (accepted: state)",  # of code to come
+    ],
+)
+def test_code_that_knows_other_verbs_or_lies_elsewhere_is_of_another_version(there, host, said):
+    there.python(f"echo '{said}' >&2; exit 2")
 
     with pytest.raises(RunError, match=r"does not know `status`: it is of another .* While a run lives there, stop it by hand"):
         runs.status(host)

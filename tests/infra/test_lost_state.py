@@ -1,16 +1,19 @@
 """A machine in mid-run, and Pulumi's state lost, elsewhere, or renamed: real engine and real gcloud over one stand-in cloud."""
 
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import pytest
 
+from bootstrap import off
+from bootstrap.machine import Machine, NoState, NotUp
 from infra.engine import Engine
 from infra.lost_state import machine_without_state
 from infra.policy import INSTANCE
 from infra.rent import give_back, rent
 from infra.sweep import COMMANDS, Billed
 from infra.tasks import machine_of
+from infra.vm import Vm
 from tests.infra.test_tasks import KEY, fab
 from tests.tools.stand_in_cloud.by_hand import put, put_machine
 from tests.tools.stand_in_cloud.place import sure
@@ -104,7 +107,7 @@ def test_a_machine_without_the_label_has_no_command_that_would_make_it_ours(tmp_
     assert "config set" not in str(told.value)
 
 
-class NoState:
+class StackUnknown:
     """Of a backend that knows no stack."""
 
     stack = "l4"
@@ -122,7 +125,7 @@ def test_what_was_not_asked_for_its_results_is_not_given_back(tmp_path: Path, mo
     with world.edit() as state:
         vm = put_machine(state)
     machine = machine_without_state("demo-project", "l4")
-    give_back(cast(Engine, NoState()), machine)
+    give_back(cast(Engine, StackUnknown()), machine)
     assert {item.name for item in deleted} >= {"incubator-l4", "incubator-l4-data"}
     deleted.clear()
     with world.edit() as state:
@@ -141,7 +144,7 @@ def test_what_was_not_asked_for_its_results_is_not_given_back(tmp_path: Path, mo
     with pytest.raises(
         UserError, match=rf"{other} incubator-l4-(second|old)\b.*nothing was deleted.*gcloud compute {COMMANDS[other]} delete"
     ):
-        give_back(cast(Engine, NoState()), machine)
+        give_back(cast(Engine, StackUnknown()), machine)
 
     assert deleted == []
 
@@ -159,3 +162,23 @@ def test_the_way_in_is_read_from_the_vm(tmp_path: Path, monkeypatch: pytest.Monk
     assert (machine.ssh_user, machine.provisioning, machine.max_run_seconds) == ("ada", "spot", 86400)
     assert machine.ssh_host == ("203.0.113.20" if public else "incubator-l4")
     assert (machine.ssh_proxy is None) == public
+
+
+@pytest.mark.parametrize("refusal", [NotUp("no output", "l4"), NoState("no stack named 'l4' found", "l4")], ids=["new", "lost"])
+def test_a_machine_that_runs_is_found_whatever_pulumi_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refusal: UserError):
+    world = World.create(tmp_path / "world.json")
+    with world.edit() as state:
+        put_machine(state)
+    monkeypatch.setattr("infra.lost_state.gcloud", lister(world))
+    monkeypatch.setattr("infra.vm.project_of", lambda stack: "demo-project")
+    monkeypatch.setattr("bootstrap.off.vm_of", lambda machine: Vm("RUNNING"))
+
+    def of_pulumi(*_: object) -> NoReturn:
+        raise refusal
+
+    monkeypatch.setattr("bootstrap.off.machine_of", of_pulumi)
+
+    found = off.find("l4", None, None)
+
+    assert isinstance(found, Machine)
+    assert (found.label, found.bucket) == ("incubator-l4", "gs://demo-project-incubator")

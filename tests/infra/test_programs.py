@@ -94,6 +94,7 @@ def test_the_vm_is_what_the_settings_say(program):
     assert "metadataStartupScript" not in vm
     assert vm["metadata"]["enable-oslogin"] == "TRUE"
     assert vm["metadata"]["startup-script"] == Path("infra/startup.sh").read_text()
+    assert vm["metadata"]["incubator-bucket"] == "demo-project-incubator"
     assert vm["labels"] == {
         "incubator-bucket": "demo-project-incubator",
         "incubator-stack": "l4",

@@ -2,13 +2,22 @@
 
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from infra.machine import DATA_DEVICE, STARTUP_SCRIPT
 from infra.outputs import BOOT_HOOK, LAST_SYNC_HOOK
-from infra.stack_config import UNUSED_MINUTES
+from infra.stack_config import BUCKET_LABEL, UNUSED_MINUTES
+from tests.tools.gcs_server import GcsServer, needs_gcs
+from training.errors import RunError
+from training.runner.in_bucket import prove
+from training.runner.report import FORMAT
 
 MINUTES = 5
 pytestmark = pytest.mark.needs("mkfs.ext4")
@@ -29,6 +38,7 @@ class Machine:
         self.leave_tool("sleep", "exit 0")
         self.leave_tool("systemd-run", "exit 0")
         self.leave_tool("shutdown", f'echo "shutdown $*" >>{self.notes}')
+        self.servers = {"INCUBATOR_METADATA": "http://127.0.0.1:9", "INCUBATOR_STORAGE": "http://127.0.0.1:9"}  # nobody answers
         self.proc = folder / "proc"
         self.log_in("1", "/sbin/init")
 
@@ -51,7 +61,7 @@ class Machine:
             "INCUBATOR_PROC": str(self.proc),
             "INCUBATOR_UNUSED_MINUTES": str(MINUTES),
         }
-        return subprocess.run(["bash", STARTUP_SCRIPT], env=environment, capture_output=True, text=True)
+        return subprocess.run(["bash", STARTUP_SCRIPT], env=environment | self.servers, capture_output=True, text=True)
 
     def noted(self) -> list[str]:
         return self.notes.read_text().splitlines() if self.notes.exists() else []
@@ -169,6 +179,101 @@ def test_a_machine_on_which_nothing_is_bootstrapped_powers_itself_off(machine):
     assert f"nothing was bootstrapped within {MINUTES} minutes: power off" in done.stdout
 
 
+class Metadata(BaseHTTPRequestHandler):
+    """Google's metadata server, as far as the script asks it."""
+
+    answers: ClassVar = {
+        "name": "incubator-l4",
+        "attributes/incubator-bucket": "demo-project-incubator",
+        "service-accounts/default/token": '{"access_token":"ya29.c.b0A","expires_in":3599,"token_type":"Bearer"}',
+    }
+
+    def do_GET(self) -> None:
+        text = self.answers.get(self.path.removeprefix("/computeMetadata/v1/instance/"))
+        self.send_response(200 if text and self.headers["Metadata-Flavor"] == "Google" else 404)
+        self.end_headers()
+        self.wfile.write((text or "").encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def google(machine, tmp_path, monkeypatch) -> Iterator[GcsServer]:
+    """The machine reaches Google's metadata and its bucket, and its guard runs."""
+    needs_gcs()
+    with GcsServer(tmp_path / "buckets") as gcs, ThreadingHTTPServer(("127.0.0.1", 0), Metadata) as metadata:
+        threading.Thread(target=metadata.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        for name, value in gcs.env.items():
+            monkeypatch.setenv(name, value)
+        gcs.make_bucket("demo-project-incubator")
+        machine.servers = {"INCUBATOR_METADATA": f"http://127.0.0.1:{metadata.server_port}", "INCUBATOR_STORAGE": gcs.url}
+        machine.boot()  # mounts the disk
+        machine.mount.mkdir(exist_ok=True)
+        (machine.mount / "lost+found").mkdir()
+        machine.let_its_guard_run()
+        yield gcs
+        metadata.shutdown()
+
+
+def proven() -> list[str]:
+    """What `fab down` is told of the machine, which has just gone off."""
+    now = datetime.now(UTC)
+    return prove("gs://demo-project-incubator", "incubator-l4", now - timedelta(minutes=10), now + timedelta(seconds=5))
+
+
+@pytest.mark.needs("curl")
+def test_that_nothing_was_ever_on_its_disk_is_proven_when_it_is_off(machine, google):
+    machine.boot()
+
+    (line,) = proven()
+
+    assert "shutdown -h now" in machine.noted()
+    assert line.startswith("incubator-l4 compared its disk with the bucket before it powered itself off, at ")
+    assert line.endswith(": no run was ever started there")
+    (posted,) = [path for method, path in google.seen if method == "POST" and "uploadType=media" in path]
+    assert posted.endswith("name=runs%2F.machines%2Fincubator-l4.json")
+
+
+def left_over(machine: Machine) -> None:
+    (machine.mount / "incubator" / "runs" / "screen").mkdir(parents=True)
+
+
+def rescued(machine: Machine) -> None:
+    (machine.mount / "lost+found" / "#12").touch()
+
+
+def not_mounted(machine: Machine) -> None:
+    machine.leave_tool("mountpoint", "exit 1")
+
+
+def not_readable(machine: Machine) -> None:
+    machine.leave_tool("find", "exit 1")
+
+
+@pytest.mark.needs("curl")
+@pytest.mark.parametrize("harm", [left_over, rescued, not_mounted, not_readable])
+def test_what_may_be_on_its_disk_is_never_nothing(machine, google, harm):
+    machine.boot()
+    proven()
+    harm(machine)
+    machine.boot()
+
+    with pytest.raises(RunError, match=rf"{machine.mount}.* belongs to no job, and is on its disk alone"):
+        proven()
+
+    assert machine.noted().count("shutdown -h now") == 2
+
+
+def test_also_without_a_bucket_it_powers_itself_off(machine):
+    machine.let_its_guard_run()
+
+    done = machine.boot()
+
+    assert "no shutdown report came to the bucket" in done.stdout
+    assert "shutdown -h now" in machine.noted()
+
+
 def test_also_one_that_has_lost_its_disk(machine):
     machine.let_its_guard_run()
     machine.disk.unlink()
@@ -215,5 +320,7 @@ def test_the_script_and_the_programs_mean_the_same_disk_and_hooks():
     assert BOOT_HOOK == "/mnt/data/incubator/boot-hook"
     assert "${INCUBATOR_MOUNT:-/mnt/data}" in script
     assert "$mount/incubator/boot-hook" in script
+    assert f'\\"format\\": {FORMAT},' in script
+    assert f'attributes/{BUCKET_LABEL}")' in script
     assert f"off_if_unused $hook ${{INCUBATOR_UNUSED_MINUTES:-{UNUSED_MINUTES}}} " in script
     assert Path(LAST_SYNC_HOOK).parent == Path(BOOT_HOOK).parent

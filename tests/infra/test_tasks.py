@@ -18,7 +18,7 @@ from tests.tools.stand_in_cloud.by_hand import put_machine
 from tests.tools.stand_in_cloud.place import Place
 from tests.tools.stand_in_cloud.rest_resources import lister
 from tests.tools.stand_in_cloud.world import DISK, World
-from training.errors import RunError
+from training.errors import RunError, UserError
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"
@@ -277,7 +277,7 @@ def test_a_machine_that_is_off_is_spared_with_its_disks_unless_that_is_meant(tmp
             del state["resources"][key]
     monkeypatch.setattr("infra.sweep.gcloud", lister(world))
     monkeypatch.setattr(tasks, "delete", deleted.extend)
-    monkeypatch.setattr("builtins.input", lambda question: "yes")
+    monkeypatch.setattr("builtins.input", lambda question: "incubator-old-data" if "Type incubator-old-data" in question else "yes")
 
     with pytest.raises(RunError) as told:
         tasks.sweep_up("demo-project", None, and_delete=True)
@@ -289,6 +289,60 @@ def test_a_machine_that_is_off_is_spared_with_its_disks_unless_that_is_meant(tmp
     with pytest.raises(RunError):
         tasks.sweep_up("demo-project", "l4", and_delete=True, without_sync=True)
     assert {"incubator-l4", "incubator-l4-data"} <= {item.name for item in deleted}
+
+
+def orphaned(world: World, **disk: str) -> None:
+    """A data disk and its network, whose VM somebody has deleted."""
+    with world.edit() as state:
+        put_machine(state, public=True)
+        for key in [key for key, one in state["resources"].items() if one["type"] == INSTANCE or one.get("boot_of")]:
+            del state["resources"][key]
+        next(one for one in state["resources"].values() if one["type"] == DISK).update(disk)
+
+
+@pytest.mark.parametrize(
+    ("answers", "without_sync", "deleted"),
+    [
+        (["yes", "yes"], False, {"incubator-l4"}),
+        (["yes", "incubator-l4-data"], False, {"incubator-l4", "incubator-l4-data"}),
+        (["no"], False, set()),
+        (["yes"], True, {"incubator-l4", "incubator-l4-data"}),
+    ],
+)
+def test_a_data_disk_without_its_vm_goes_by_its_name_alone(
+    tmp_path, monkeypatch, capsys, answers: list[str], without_sync: bool, deleted: set[str]
+):
+    world, gone, questions = World.create(tmp_path / "world.json"), list[Billed](), iter(answers)
+    orphaned(world, lastDetachTimestamp="2026-11-21T10:00:00.000-08:00")
+    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
+    monkeypatch.setattr(tasks, "delete", gone.extend)
+    monkeypatch.setattr("builtins.input", lambda question: next(questions))
+
+    with pytest.raises((RunError, UserError)):  # the stand-in still lists all
+        tasks.sweep_up("demo-project", None, and_delete=True, without_sync=without_sync)
+
+    assert {item.name for item in gone} == deleted
+    assert list(questions) == []
+    said = capsys.readouterr().out
+    assert "incubator-l4-data in us-central1-a (200 GiB pd-balanced, used by no VM since 2026-11-21; " in said
+    assert "what never came to the bucket is on it alone, and would be lost. To look first: ./fab up --stack l4" in said
+    assert "create look-at-it --project=demo-project --zone=us-central1-a --disk=name=incubator-l4-data\n" in said
+
+
+def test_a_name_that_is_not_typed_deletes_nothing(tmp_path, monkeypatch):
+    world, gone = World.create(tmp_path / "world.json"), list[Billed]()
+    orphaned(world)
+    with world.edit() as state:
+        for key in [key for key, one in state["resources"].items() if one["type"] != DISK]:
+            del state["resources"][key]
+    monkeypatch.setattr("infra.sweep.gcloud", lister(world))
+    monkeypatch.setattr(tasks, "delete", gone.extend)
+    monkeypatch.setattr("builtins.input", lambda question: "yes")
+
+    with pytest.raises(UserError, match="nothing was deleted"):
+        tasks.sweep_up("demo-project", None, and_delete=True)
+
+    assert gone == []
 
 
 def test_the_programs_bring_no_torch():

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import pytest
 from infra.policy import INSTANCE
 from tests.tools.gcs_server import GcsServer, needs_gcs
 from tests.tools.pushed_run import push_finished_run
-from tests.tools.stand_in_cloud.place import BUCKET, Place
+from tests.tools.stand_in_cloud.place import BUCKET, Place, sure
 from training.runner.job import JobPaths
 from training.runner.shutdown_report import write_shutdown_report
 
@@ -122,3 +123,34 @@ def test_a_vm_that_is_gone_leaves_its_runs_in_the_bucket(off):
 
     assert "screen  finished  8 of 8" in seen
     assert "incubator-l4: the VM is gone; its data disk may not be, and costs\nfor a VM to the disk: ./fab up --stack l4\n" in seen
+
+
+def test_without_pulumis_state_its_machine_and_then_its_bucket_are_found(off, tmp_path, monkeypatch):
+    place, _ = off
+    sure(place.engine.run("stack", "rm", "l4", "--force", "--preserve-config", "--yes"))
+
+    seen, logged = fab("status"), fab("logs", "--number", "2")
+    fab("pull", "--into", str(tmp_path / "pulled"))
+    stopped = fab("stop", code=2)
+    refused = fab("train", "--run", str(ROOT / "configs/runs/demo.yaml"), code=2)
+    with place.world.edit() as state:
+        for key in [key for key, one in state["resources"].items() if one["type"] == INSTANCE or one.get("boot_of")]:
+            del state["resources"][key]
+    without_vm = fab("status")
+    nobodys = fab("status", "--stack", "typo", code=2)
+    place.engine.init("l4")
+    begun_anew = fab("status")
+    monkeypatch.setenv("PATH", str(Path(shutil.which("gcloud") or "").parent) + ":/usr/bin:/bin")
+    without_pulumi = fab("status")
+
+    assert "Pulumi here does not know the machine of stack l4; Google does: incubator-l4\n" in seen
+    assert "incubator-l4: the VM is TERMINATED since " in seen
+    assert f"to start it: {START}" in stopped
+    assert "no stack named 'l4' found" in refused  # Google does not tell which secrets a run gets
+    assert logged.partition("incubator-l4\n")[2].startswith("two\nthree\n")
+    assert (tmp_path / "pulled" / "screen" / "model.pt").read_text() == "weights"
+    assert all("screen  finished  8 of 8" in said for said in (seen, without_vm, begun_anew, without_pulumi))
+    assert "stack l4: Google has no VM of it, and Pulumi here does not know the stack" in without_vm
+    assert "no stack named 'typo' found" in nobodys
+    assert "stack l4 rents no machine now; to rent one: ./fab up --stack l4" in begun_anew
+    assert "there is no pulumi on the PATH" in without_pulumi

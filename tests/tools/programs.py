@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 DEBIAN = {
+    "curl": "curl",
     "ensurepip": "python3-venv",
     "git": "git",
     "mkfs.ext4": "e2fsprogs",

@@ -24,9 +24,30 @@ def test_at_most_one_run_file_which_comes_first(words, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["fitt"], ["predict", "runs/x"], ["report", "runs/x", "data.split=a"], ["fit", "--frobnicate"]]
+    ("words", "said"),
+    [
+        ([], "training: the following arguments are required: VERB (verbs: fit, check, "),
+        (["fitt"], "training: fitt: no such verb (accepted: fit, check, show-config, predict, evaluate, report, simulate; did you"),
+        (["nonsense"], "training: nonsense: no such verb (accepted: fit, "),
+        (["predict", "x"], "training predict: the following arguments are required: --output (usage: training predict [-h] "),
+        (["report", "runs/x", "data.split=a"], "training: data.split=a: one word too many"),
+        (["report", "a", "b"], "training: b: one word too many"),
+        (["fit", "--frobnicate"], "training fit: --frobnicate: no such option (accepted: --help)"),
+        (["--frobnicate", "fit"], "training: --frobnicate: no such option (accepted: --help)"),
+        (["check", "--write-feature=x", "a=b", "-x"], "training check: -x: no such option (accepted: --help, --write-features)"),
+        (
+            ["check", "--wirte-features=x"],
+            "training check: --wirte-features: no such option (accepted: --help, --write-features; did",
+        ),
+        (
+            ["evaluate", "x", "--split", "tset"],
+            "training evaluate: tset: no value of --split (accepted: test, val; did you mean test?)",
+        ),
+    ],
 )
-def test_a_command_line_that_is_none_ends_with_2(words, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(words)
-    assert "usage: training" in capsys.readouterr().err
+def test_a_command_line_that_is_none_is_one_sentence(words, said, capsys):
+    assert main(words) == 2
+
+    text = capsys.readouterr().err
+    assert text.startswith(f"refused: {said}")
+    assert text.count("\n") == 1

@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
+from training.arguments import Parser
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
 from training.errors import RunError, UserError
 from training.text import escaped
@@ -22,11 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns: the exit code.
     """
-    chosen = parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
-    if chosen.verb not in _PRINTS_ONLY:
-        outlive_closed_pipe()
     try:
+        chosen = parser().parse_args(arguments)
+        logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+        if chosen.verb not in _PRINTS_ONLY:
+            outlive_closed_pipe()
         code: int = _VERBS[chosen.verb](chosen)
     except UserError as refusal:
         _say(f"refused: {refusal}", sys.stderr)
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All verbs with their options."""
-    top = argparse.ArgumentParser(prog="python -m training.runner", description="What runs beside a run on its machine.")
+    top = Parser(prog="python -m training.runner", description="What runs beside a run on its machine.")
     top.add_argument("--root", type=Path, required=True, metavar="ROOT", help="folder of code, data, runs and jobs")
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     one = verbs.add_parser("supervise", help="run one job until it has ended for good")
@@ -81,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _add_bucket_verbs(verbs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_bucket_verbs(verbs: "argparse._SubParsersAction[Parser]") -> None:
     """What is said and asked of a machine that is off, by way of its bucket."""
     one = verbs.add_parser("bucket-status", help="how the runs of a bucket stand, as JSON, by what it has")
     one.add_argument("url", metavar="URL")

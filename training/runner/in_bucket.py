@@ -70,7 +70,7 @@ def prove(url: str, machine: str, since: datetime, stopped: datetime) -> list[st
     bucket = open_bucket(url)
     report = shutdown_report(bucket, machine)
     if report is None or report.time is None:
-        raise RunError(f"{url} has no shutdown report of {machine}: a machine writes one when its idle guard powers it off")
+        raise RunError(f"{url} has no shutdown report of {machine}: a machine writes one when it powers itself off")
     written = datetime.fromisoformat(report.time).astimezone(UTC)
     if written <= since:
         raise RunError(

@@ -23,7 +23,7 @@ from training.runner.state import FINAL, Start, State, read_state, seconds_of, t
 
 GIB = 2**30
 METRICS_BYTES = 256 * 1024
-BROUGHT = ".brought"  # in a folder that a laptop has brought (bootstrap/steps.py), and has
+BROUGHT = ".brought"  # in a folder that a laptop has brought (bootstrap/data.py), and has
 
 
 def status(root: Path, name: str | None = None) -> Status:

@@ -148,7 +148,9 @@ def _disk(state: State, record: Record, scope: str) -> Record:
         "type": link(f"projects/{state['project']}/{scope}/diskTypes/{_last(inputs.get('type') or 'pd-standard')}"),
         "status": "READY",
     }
-    return {**disk, "users": users, "lastAttachTimestamp": record["created"]} if users else disk
+    if not users:
+        return disk | {key: record[key] for key in ("lastDetachTimestamp",) if key in record}
+    return {**disk, "users": users, "lastAttachTimestamp": record["created"]}
 
 
 def _address(state: State, record: Record, scope: str) -> Record:
