@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
+from tests.tools.perturbation_run import load_config
 from training.cells import Sizes
-from training.config_layer import CONFIGS
-from training.config_loader import load_config
+from training.config_schema import CONFIGS
 from training.errors import UserError
 from training.models.state_transition import StateTransition
 

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.tools.perturbation_run import load_config
 from training.arc_run import MARKS, is_arc_run
 from training.checkpoints.run_directory import RunDirectory
-from training.config_loader import load_config
 from training.errors import UserError
 
 # Written from the reference's tables of keys and defaults: what 0.11.1 resolves for `model=state` with an embedding.
