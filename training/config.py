@@ -67,6 +67,8 @@ class CellSetsConfig(Part):
     """What validates: the split file's `val` cells, its `test` cells (then the test is no longer held out), or nothing."""
     max_validation_sets: Positive | None = None
     """Upper limit of validation sets, spread evenly over cell types and perturbations, or null: all [sets]."""
+    set_size: Annotated[int, Field(ge=2)] = 512
+    """Cells that attend to one another: one set [cells]."""
     batch_size: Positive = 16
     """Sets of full size per micro-step; shorter sets come more to a batch, so the cells per micro-step stay [sets]."""
     num_workers: Annotated[int, Field(ge=0)] = 2
@@ -97,8 +99,6 @@ class StateTransitionConfig(Part):
 
     kind: Literal["state_transition"] = "state_transition"
     """STATE transition model."""
-    set_size: Annotated[int, Field(ge=2)] = 512
-    """Cells that attend to one another: one set [cells]."""
     hidden_dim: Positive = 768
     """Width of the transformer."""
     num_layers: Positive = 8
@@ -260,6 +260,8 @@ class Run(Part):
     (The length does not under a cosine; whoever lengthens such a run knows it.)"""
     AS_BEFORE: ClassVar[Mapping[str, str]] = {}
     """Settings that came later, with the values (as JSON) under which a run is what it was before; its hash leaves them out."""
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """A key's former name, which is still accepted and which the hash of a run has, and its name today."""
     DEFAULT_RUN: ClassVar[str] = "runs/base.yaml"
     """The run file, in configs/, that is taken where the command line names none."""
     PRESETS: ClassVar[str | None] = None
@@ -321,6 +323,7 @@ class RunConfig(Run):
     AS_BEFORE = {
         "task": '"perturbation"', "evaluation.seed": "0", "evaluation.control_fraction": "null", "data.separator": '"+"',
     }  # fmt: skip
+    RENAMED = {"model.set_size": "data.set_size"}
     DEFAULT_RUN = "runs/transition.yaml"
     PRESETS = "models"
     ACCEPTS_STATE_KEYS = True

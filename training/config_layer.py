@@ -48,6 +48,7 @@ def layer_of(schema: Schema, origin: str, pairs: Iterable[tuple[str, Any]], is_s
     refused = [f"{origin}: {line}" for line in translated.refusals]
     layer = Layer(origin, settings, is_shared, tuple(translated.claims), refused, translated.is_misread)
     for setting in translated.settings:
+        setting = setting._replace(key=schema.run.RENAMED.get(setting.key, setting.key))
         key = PRESET if schema.names_preset(setting.key, setting.value) else setting.key
         if key in settings:
             both = " and ".join(f"{s.typed}={shown(s.value)}" for s in (settings[key], setting))

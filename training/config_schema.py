@@ -47,6 +47,7 @@ class Schema:
         """Whether there is such a field, such a preset, or such a section for a value that is one."""
         if self.names_preset(key, value):
             return isinstance(value, str) and value in self.presets
+        key = self.run.RENAMED.get(key, key)
         return key in self.fields or (key in self.sections and (value is None or isinstance(value, Mapping)))
 
     def names_preset(self, key: str, value: Any) -> bool:

@@ -31,6 +31,7 @@ def card_of(config: RunConfig, cells: Cells) -> ModelCard:
     """What the model of this run is, without weights."""
     return ModelCard(
         config=config.model,
+        set_size=config.data.set_size,
         sizes=cells.sizes,
         output_space=config.data.output_space,
         input_is_genes=config.data.input_is_genes,
@@ -49,13 +50,13 @@ def plan_text(config: RunConfig, cells: Cells) -> str:
     """What the settings come to on these data."""
     length = length_of(config, cells)
     batches = cells.plan(config.data.batch_size).batches_per_epoch
-    per_micro_step = config.data.batch_size * config.model.set_size
+    per_micro_step = config.data.batch_size * config.data.set_size
     with torch.device("meta"):
         model = card_of(config, cells).build()
     parameters = sum(p.numel() for p in model.parameters())
     decoder = 0 if model.gene_decoder is None else sum(p.numel() for p in model.gene_decoder.parameters())
     rows = [
-        ("cells per micro-step", f"{per_micro_step:,} (at most: {config.data.batch_size} sets of {config.model.set_size})"),
+        ("cells per micro-step", f"{per_micro_step:,} (at most: {config.data.batch_size} sets of {config.data.set_size})"),
         ("effective batch", f"{per_micro_step * length.accumulate_micro_steps:,} cells per optimizer step"),
         ("steps per epoch", f"{batches / length.accumulate_micro_steps:,.1f}"),
         ("steps", f"{length.total_steps:,} ({length.total_steps * length.accumulate_micro_steps / batches:,.2f} epochs)"),
@@ -102,7 +103,7 @@ def _in_flight(config: RunConfig, cells: Cells) -> str:
     """Host memory of the batches that workers keep ready; controls' genes travel with logged steps only."""
     data, sizes = config.data, cells.sizes
     per_cell = 4 * (2 * sizes.input_dim + (sizes.num_decoder_genes or 0))
-    batch = data.batch_size * (config.model.set_size * per_cell + 4 * sizes.perturbation_dim)
+    batch = data.batch_size * (data.set_size * per_cell + 4 * sizes.perturbation_dim)
     number = max(1, data.num_workers * data.prefetch_batches)
     return f"up to {mebibytes(number * batch)} of host memory ({number} x {mebibytes(batch)})"
 

@@ -58,7 +58,7 @@ def fit(config: RunConfig) -> Path:
     with TrainingLog() as record, directory.held():
         directory.refuse(config)
         accelerator = device_of(config)
-        cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
+        cells = open_cells(config.data, config.data.set_size, config.seed, config.evaluation)
         cells.check_trainable()
         log.info("%s", cells.summary())
         length = length_of(config, cells)
@@ -157,7 +157,7 @@ def check(config: RunConfig, write_features: Path | None = None) -> None:
     directory = RunDirectory(config.directory)
     refuse_if_held(directory.path)
     directory.refuse(config)
-    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
+    cells = open_cells(config.data, config.data.set_size, config.seed, config.evaluation)
     cells.check_trainable()
     directory.starting_point(config, _start(config, cells))
     log.info("%s", cells.summary())
@@ -169,7 +169,7 @@ def check(config: RunConfig, write_features: Path | None = None) -> None:
 def show_plan(config: RunConfig) -> str:
     """The plan as `training show-config` prints it: without data, why it is not known."""
     try:
-        return plan_text(config, open_cells(config.data, config.model.set_size, config.seed, config.evaluation))
+        return plan_text(config, open_cells(config.data, config.data.set_size, config.seed, config.evaluation))
     except UserError as refusal:
         return f"Plan: not known without the data: {refusal}"
 
@@ -304,7 +304,7 @@ def _trained(
     config = directory.config(overrides)
     _refuse_idle_overrides(directory.config(), config)
     saved = model_at(directory, checkpoint)
-    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation, _columns_of(saved.card))
+    cells = open_cells(config.data, config.data.set_size, config.seed, config.evaluation, _columns_of(saved.card))
     _refuse_other_gem_groups(saved.card, cells, config)
     device = torch.device("cuda" if device_of(config) == "gpu" else "cpu")
     return cells, ModelPredictor(saved.build(), _with_file_features(saved.card, config), device), saved, config

@@ -162,8 +162,8 @@ TRANSLATIONS = """
     training.lr_scheduler cosine optim.schedule
     training.warmup_ratio 0.3 optim.warmup_fraction
     training.min_lr_ratio 0.3 optim.min_lr_fraction
-    model.cell_set_len 3 model.set_size
-    model.kwargs.cell_set_len 3 model.set_size
+    model.cell_set_len 3 data.set_size
+    model.kwargs.cell_set_len 3 data.set_size
     model.kwargs.hidden_dim 3 model.hidden_dim
     model.kwargs.n_encoder_layers 3 model.encoder_layers
     model.kwargs.n_decoder_layers 3 model.output_layers
@@ -353,8 +353,8 @@ def test_a_section_of_theirs_without_keys_says_nothing(section, value):
 CLAIMS = {
     "model.kwargs.transformer_backbone_kwargs.hidden_size": ("model.hidden_dim=24", 24, 768),
     "model.kwargs.transformer_backbone_kwargs.num_key_value_heads": ("model.num_heads=3", 3, 12),
-    "model.kwargs.transformer_backbone_kwargs.max_position_embeddings": ("model.set_size=7", 7, 512),
-    "model.kwargs.transformer_backbone_kwargs.n_positions": ("model.set_size=7", 7, 512),
+    "model.kwargs.transformer_backbone_kwargs.max_position_embeddings": ("data.set_size=7", 7, 512),
+    "model.kwargs.transformer_backbone_kwargs.n_positions": ("data.set_size=7", 7, 512),
     "model.kwargs.transformer_backbone_kwargs.n_embd": ("model.hidden_dim=24", 24, 768),
     "model.kwargs.transformer_backbone_kwargs.n_layer": ("model.num_layers=3", 3, 8),
     "model.kwargs.transformer_backbone_kwargs.n_head": ("model.num_heads=3", 3, 12),

@@ -185,3 +185,22 @@ def test_a_config_yaml_from_before_there_were_tasks_reads_as_the_run_that_it_was
     at = lines.index("task: perturbation\n")
 
     assert load_config(write("".join(lines[: at - 1] + lines[at + 1 :]))) == demo
+
+
+def test_a_key_is_accepted_by_its_former_name(write):
+    cells = ["data.split=s", "data.control=c"]
+    now = load_config(None, [*cells, "data.set_size=32"])
+    assert load_config(None, [*cells, "model.set_size=32"]) == now
+    assert load_config(None, [*cells, "+training.lr=1e-4", "model.kwargs.cell_set_len=32"]) == now
+
+    run = write("name: transition\nmodel: {preset: state, set_size: 32}\noptim.gradient_clip_norm: 10\ntrainer.max_steps: 40000\n")
+    assert load_config(run, cells) == now
+    assert isinstance(preset := load_config(run, [*cells, "model=state_sm"]), RunConfig)
+    assert preset.data.set_size == 128
+    assert refusal(run, *cells, "model.set_size=1") == (
+        "command line: model.set_size (here data.set_size): 1: input should be greater than or equal to 2"
+    )
+    assert refusal(run, *cells, "model.set_size=8", "data.set_size=9") == (
+        "command line: data.set_size is set twice: model.set_size=8 and data.set_size=9; leave one out"
+    )
+    assert "model.set_size: unknown key" in refusal(None, "task=toy", "name=mine", *TOY, "model.set_size=8")

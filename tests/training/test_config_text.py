@@ -29,7 +29,7 @@ RUNS = {
         "data.missing_features=drop", "data.include_controls=false", "data.validation=test", "data.max_validation_sets=7",
         "data.batch_size=7", "data.num_workers=7", "data.prefetch_batches=7", "data.separator=_", "evaluation.seed=7",
         "evaluation.control_fraction=0.5"],
-    "model": ["model.set_size=7", "model.hidden_dim=7", "model.num_layers=7", "model.num_heads=7", "model.head_dim=8",
+    "model": ["data.set_size=7", "model.hidden_dim=7", "model.num_layers=7", "model.num_heads=7", "model.head_dim=8",
         "model.intermediate_dim=7", "model.attention=causal_rope", "model.encoder_layers=2", "model.output_layers=2",
         "model.control_encoder=linear", "model.output_activation=none", "model.dropout=0", "model.gem_group_embedding=true",
         "data.gem_group_column=g"],

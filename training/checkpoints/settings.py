@@ -22,7 +22,9 @@ def settings_of(config: Run) -> dict[str, str]:
 
 def config_sha256(config: Run) -> str:
     """Hash of the settings that a resumed run must share with its beginning."""
-    settings = {key: value for key, value in fixed_settings(config).items() if config.AS_BEFORE.get(key) != value}
+    former = {now: before for before, now in config.RENAMED.items()}
+    fixed = fixed_settings(config)
+    settings = {former.get(key, key): value for key, value in fixed.items() if config.AS_BEFORE.get(key) != value}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
