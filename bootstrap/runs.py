@@ -127,6 +127,7 @@ def validated(run: Path | None, settings: Sequence[str], bucket: str | None = No
         files = ", ".join(sorted(f"configs/runs/{path.name}" for path in (ROOT / "configs" / "runs").glob("*.yaml")))
         raise UserError(f"which run? --run RUN.yaml, with --set KEY=VALUE laid over it (there are {files}, or your own)")
     config = load_config(run, list(settings))
+    assert isinstance(config, RunConfig)
     for key, path in (
         ("data.split", config.data.split),
         ("data.perturbation_features_file", config.data.perturbation_features_file),

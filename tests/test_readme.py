@@ -10,8 +10,8 @@ import yaml
 import fabfile
 from infra.prices import disk_usd_per_month
 from infra.stack_config import MachineSettings, read_settings
+from tests.tools.perturbation_run import load_config
 from training.__main__ import parser
-from training.config_loader import load_config
 from training.data.splits import read_split_file
 
 ROOT = Path(__file__).parent.parent

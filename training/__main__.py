@@ -196,12 +196,15 @@ def _trained_run(added: argparse.ArgumentParser) -> None:
 
 
 def _config(chosen: argparse.Namespace) -> "RunConfig":
+    from training.config import RunConfig
     from training.config_loader import load_config
 
     files = [word for word in chosen.settings if "=" not in word]
     if len(files) > 1 or (files and chosen.settings[0] != files[0]):
         raise UserError(f"command line: {files[-1]}: neither KEY=VALUE nor the one run file that comes first")
-    return load_config(Path(files[0]) if files else None, chosen.settings[len(files) :])
+    config = load_config(Path(files[0]) if files else None, chosen.settings[len(files) :])
+    assert isinstance(config, RunConfig)
+    return config
 
 
 def _fit(chosen: argparse.Namespace) -> None:

@@ -1,11 +1,14 @@
-"""From the keys of `state tx train` to ours, by the table in `arc_table.py`; each key that cannot be accepted gets a line."""
+"""From the keys of `state tx train` to ours, by the table in `arc_table.py`; each key that cannot be accepted gets a line.
 
-from collections.abc import Iterable, Sequence
+The table acts on a source of settings that was written for `state tx train` (a command line, a file), and on no other.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from training.arc_table import DISTRIBUTIONAL_LOSS, LOSS, TABLE, Row
-from training.config import RunConfig
+from training.config import Run, RunConfig
 from training.errors import nearest
 
 
@@ -26,8 +29,9 @@ class Claim:
     typed: str
     value: Any
 
-    def refusal(self, config: RunConfig) -> str:
+    def refusal(self, config: Run) -> str:
         """What is wrong with it in this run; empty if nothing is."""
+        assert isinstance(config, RunConfig)
         assert self.row.same_as is not None
         own = self.row.same_as(config)
         return "" if _same(own, self.value) else f"{self.typed}: {shown(self.value)}: {self.row.reason} (accepted: {shown(own)})"
@@ -45,6 +49,13 @@ class Translation:
     is_misread: bool = False
     """Whether a refused key stands for one of ours, so that the other settings alone are not what was meant."""
 
+    def take(self, typed: str, value: Any) -> None:
+        """Take a setting as it stands, and refuse Hydra's way to delete one."""
+        if typed.startswith("~"):
+            self.refuse(typed, "settings are not deleted here; leave it out, or set it to what you want", is_misread=True)
+        else:
+            self.settings.append(Setting(typed.lstrip("+"), value, typed))
+
     def refuse(self, typed: str, why: str, is_misread: bool) -> None:
         """Add a line."""
         self.refusals.append(f"{typed}: {why}")
@@ -52,29 +63,56 @@ class Translation:
 
 
 _BY_KEY = {row.arc: row for row in TABLE}
-_SECTIONS = ("training.", "data.kwargs.", "model.kwargs.", "wandb.")
+_ONLY_THEIRS = ("training.", "data.kwargs.", "model.kwargs.")
+_SECTIONS = (*_ONLY_THEIRS, "wandb.")
 _EMPTY = {row.arc[:i] for row in TABLE for i, letter in enumerate(row.arc) if letter == "."}
 """Their sections: one that is left without keys says nothing."""
 
 
-def translate(pairs: Iterable[tuple[str, Any]]) -> Translation:
-    """(dotted key, value) pairs in our words; a key that is none of `state tx train` passes unchanged.
+IsOurs = Callable[[str, Any], bool]
+"""Whether a key and its value are a setting of our schema."""
+
+
+def has_keys_of_state(pairs: Iterable[tuple[str, Any]], is_ours: IsOurs) -> bool:
+    """Whether a source of settings was written for `state tx train`: a key has a section that only its keys have, or is translated.
+
+    A key of our own never counts, nor does one that the table does no more than refuse: it may be nobody's, or one of ours to come.
+    """
+    for typed, value in pairs:
+        key = typed.lstrip("+")
+        if not is_ours(key, value):
+            row = _row(typed, value)
+            if key.startswith(_ONLY_THEIRS) or (row is not None and row.ours is not None):
+                return True
+    return False
+
+
+def translate(pairs: Iterable[tuple[str, Any]], is_ours: IsOurs) -> Translation:
+    """(dotted key, value) pairs of a source written for `state tx train`, in our words; our own keys pass unchanged.
 
     `+` and `++` before a key count for nothing, and `data.kwargs.` and `model.kwargs.` may be left out, with or without `kwargs.`.
     """
-    found = [(typed, value, _row(typed, value)) for typed, value in pairs]
+    found = [(typed, value, None if is_ours(typed.lstrip("+"), value) else _row(typed, value)) for typed, value in pairs]
     off = {row.arc for _, value, row in found if row is not None and value is False}
     names_distance = any(row is not None and row.arc == DISTRIBUTIONAL_LOSS for _, _, row in found)
     translation = Translation()
     for typed, value, row in found:
         if row is None:
-            _pass_on(typed, value, translation)
+            _pass_on(typed, value, translation, is_ours)
         elif row.arc == LOSS and names_distance:
             if value != "energy":
                 why = f"{shown(value)}: only the loss energy asks distributional_loss; leave distributional_loss out"
                 translation.refuse(typed, why, is_misread=True)
         elif row.unless not in off:
             _apply(row, typed, value, translation)
+    return translation
+
+
+def as_typed(pairs: Iterable[tuple[str, Any]]) -> Translation:
+    """The pairs of any other source, unchanged; a `+` before a key counts for nothing."""
+    translation = Translation()
+    for typed, value in pairs:
+        translation.take(typed, value)
     return translation
 
 
@@ -105,21 +143,18 @@ def nearest_of_theirs(key: str) -> str:
     return ""
 
 
-def _pass_on(typed: str, value: Any, translation: Translation) -> None:
+def _pass_on(typed: str, value: Any, translation: Translation, is_ours: IsOurs) -> None:
     key = typed.lstrip("+")
     if key in _EMPTY and value in (None, {}):
         return
-    if key.startswith("~"):
-        why = "settings are not deleted here; leave it out, or set it to what you want"
-        translation.refuse(typed, why, is_misread=True)
-    elif key.startswith(_SECTIONS):
-        section = next(section for section in _SECTIONS if key.startswith(section))
-        accepted = [row.arc for row in TABLE if row.arc.startswith(section) and row.ours]
-        near = nearest_of_theirs(key) or f" (accepted: {', '.join(accepted)})"
-        why = f"no key of `state tx train`, nor one of ours (value {shown(value)}){near}"
-        translation.refuse(typed, why, is_misread=True)
-    else:
-        translation.settings.append(Setting(key, value, typed))
+    section = next((section for section in _SECTIONS if key.startswith(section)), None)
+    if section is None or is_ours(key, value):
+        translation.take(typed, value)
+        return
+    accepted = [row.arc for row in TABLE if row.arc.startswith(section) and row.ours]
+    near = nearest_of_theirs(key) or f" (accepted: {', '.join(accepted)})"
+    why = f"no key of `state tx train`, nor one of ours (value {shown(value)}){near}"
+    translation.refuse(typed, why, is_misread=True)
 
 
 def _row(typed: str, value: Any) -> Row | None:

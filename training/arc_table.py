@@ -42,7 +42,7 @@ NO_FINE_TUNING = "this version does not fine-tune: all weights start at random, 
 NO_TOKENS = "there is no token table here, and the one there is never used; leave it out"
 NO_CONFIDENCE = "the model here predicts no confidence; leave it out"
 NO_BATCH_TOKEN = "the model here has no batch token; model.gem_group_embedding=true tells it the GEM group of each cell"
-ONE_SET_SIZE = "one number rules data and model here; set model.set_size"
+ONE_SET_SIZE = "one number rules data and model here; set data.set_size"
 GENE_DECODER = "there is a gene decoder wherever an embedding goes in and genes come out; data.output_space=embedding has none"
 NEVER_READ = "never had an effect there"
 GPT2 = "its GPT-2 cannot be built with transformers 5; model=state model.attention=causal comes nearest"
@@ -156,8 +156,8 @@ TABLE = (
     Row("model.checkpoint", holds=(None,), reason=f"{NEVER_READ}, and {NO_FINE_TUNING}"),
     Row("model.device", same_as=lambda c: {"gpu": "cuda"}.get(c.trainer.device, c.trainer.device),
         reason=f"{NEVER_READ}; set trainer.device"),
-    Row("model.cell_set_len", "model.set_size"),
-    Row("model.kwargs.cell_set_len", "model.set_size"),
+    Row("model.cell_set_len", "data.set_size"),
+    Row("model.kwargs.cell_set_len", "data.set_size"),
     Row("model.kwargs.hidden_dim", "model.hidden_dim"),
     Row("model.kwargs.n_encoder_layers", "model.encoder_layers"),
     Row("model.kwargs.n_decoder_layers", "model.output_layers"),
@@ -204,9 +204,9 @@ TABLE = (
         reason="one width rules all; set model.hidden_dim"),
     Row("model.kwargs.transformer_backbone_kwargs.num_key_value_heads", same_as=lambda c: c.model.num_heads,
         reason="each head has its own keys and values, as in every preset there; leave it out"),
-    Row("model.kwargs.transformer_backbone_kwargs.max_position_embeddings", same_as=lambda c: c.model.set_size,
+    Row("model.kwargs.transformer_backbone_kwargs.max_position_embeddings", same_as=lambda c: c.data.set_size,
         reason=ONE_SET_SIZE),
-    Row("model.kwargs.transformer_backbone_kwargs.n_positions", same_as=lambda c: c.model.set_size,
+    Row("model.kwargs.transformer_backbone_kwargs.n_positions", same_as=lambda c: c.data.set_size,
         reason=ONE_SET_SIZE),
     Row("model.kwargs.transformer_backbone_kwargs.n_embd", same_as=lambda c: c.model.hidden_dim,
         reason="GPT-2's word; set model.hidden_dim"),

@@ -1,12 +1,13 @@
-"""Every knob of a run: its type, default, unit and one sentence.
+"""Every field of a run: its type, default, unit and one sentence.
 
-Imports no torch, so that a laptop can refuse a run file before a GPU is paid for. Where a sentence carries a unit, the unit
-stands in square brackets at its end. `config_loader.py` fills the knobs in.
+A run is one of several whole schemas, one for each task (`registry.py`). Each is a subclass of `Run`, with its own rows of settings
+that have no effect or contradict each other. `config_loader.py` fills the fields in. This file imports no torch, so that a laptop
+can refuse a run file before a GPU is paid for. The unit of a field stands in square brackets at the end of its sentence.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -66,6 +67,8 @@ class CellSetsConfig(Part):
     """What validates: the split file's `val` cells, its `test` cells (then the test is no longer held out), or nothing."""
     max_validation_sets: Positive | None = None
     """Upper limit of validation sets, spread evenly over cell types and perturbations, or null: all [sets]."""
+    set_size: Annotated[int, Field(ge=2)] = 512
+    """Cells that attend to one another: one set [cells]."""
     batch_size: Positive = 16
     """Sets of full size per micro-step; shorter sets come more to a batch, so the cells per micro-step stay [sets]."""
     num_workers: Annotated[int, Field(ge=0)] = 2
@@ -96,8 +99,6 @@ class StateTransitionConfig(Part):
 
     kind: Literal["state_transition"] = "state_transition"
     """STATE transition model."""
-    set_size: Annotated[int, Field(ge=2)] = 512
-    """Cells that attend to one another: one set [cells]."""
     hidden_dim: Positive = 768
     """Width of the transformer."""
     num_layers: Positive = 8
@@ -221,9 +222,16 @@ class CheckpointsConfig(Part):
     """Newest checkpoints that are kept; the best by validation is kept besides [checkpoints]."""
 
 
-class RunConfig(Part):
-    """One run, whole."""
+R = TypeVar("R")
+Row = tuple[str, Callable[[R], bool], str]
+"""A key, the runs that the row applies to, and the reason."""
 
+
+class Run(Part):
+    """One run, whole: the fields and rows that every task has."""
+
+    task: str
+    """What is trained; it decides which settings there are."""
     name: Annotated[Word, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._=-]*$", max_length=100)]
     """Name of the run; its folder is `output_dir/name`."""
     output_dir: str = "runs"
@@ -234,13 +242,32 @@ class RunConfig(Part):
     """Whether to go on from the highest complete checkpoint of a run that has begun."""
     overwrite: bool = False
     """Whether to delete a run of this name that has begun."""
-    data: CellSetsConfig
-    model: StateTransitionConfig
-    objective: PerturbationConfig = PerturbationConfig()
-    optim: OptimConfig = OptimConfig()
     trainer: TrainerConfig
     checkpoints: CheckpointsConfig = CheckpointsConfig()
-    evaluation: EvaluationConfig = EvaluationConfig()
+
+    NO_EFFECT: ClassVar[tuple[Row[Any], ...]] = ()
+    """Settings that have no effect in some runs: they are refused where the user wrote them."""
+    CONTRADICTIONS: ClassVar[tuple[Row[Any], ...]] = (
+        ("output_dir", lambda c: "://" in c.output_dir, "a folder of this machine is wanted"),
+        ("resume", lambda c: c.resume and c.overwrite, "resume and overwrite exclude each other"),
+    )
+    """Settings that contradict others of the run: they are refused whoever wrote them."""
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({
+        "name", "output_dir", "resume", "overwrite", "trainer.max_steps", "trainer.max_epochs", "trainer.device",
+        "trainer.log_every_steps", "checkpoints.every_steps", "checkpoints.keep_last",
+    })  # fmt: skip
+    """Settings that a resumed run may change: they name paths, cadences and lengths, and leave the weights of a given step alone.
+    (The length does not under a cosine; whoever lengthens such a run knows it.)"""
+    AS_BEFORE: ClassVar[Mapping[str, str]] = {}
+    """Settings that came later, with the values (as JSON) under which a run is what it was before; its hash leaves them out."""
+    RENAMED: ClassVar[Mapping[str, str]] = {}
+    """A key's former name, which is still accepted and which the hash of a run has, and its name today."""
+    DEFAULT_RUN: ClassVar[str] = "runs/base.yaml"
+    """The run file, in configs/, that is taken where the command line names none."""
+    PRESETS: ClassVar[str | None] = None
+    """The folder, in configs/, of the files that `model: NAME` takes; None: the task has no presets."""
+    ACCEPTS_STATE_KEYS: ClassVar[bool] = False
+    """Whether the keys of `state tx train` are translated (`arc_table.py`)."""
 
     @property
     def directory(self) -> Path:
@@ -248,36 +275,55 @@ class RunConfig(Part):
         return Path(self.output_dir).expanduser() / self.name
 
 
-# A setting that cannot take effect in the run at hand is refused where the user wrote it: (key, idle when, why).
-IDLE: tuple[tuple[str, Callable[[RunConfig], bool], str], ...] = (
-    ("data.missing_features", lambda c: c.data.perturbation_features_file is None, "there is no data.perturbation_features_file"),
-    ("data.values", lambda c: not c.data.reads_genes, "the run reads no genes"),
-    ("data.gene_name_column", lambda c: not c.data.reads_genes, "the run reads no genes"),
-    ("data.gene_alignment", lambda c: not c.data.reads_genes, "the run reads no genes"),
-    ("data.prefetch_batches", lambda c: c.data.num_workers == 0, "data.num_workers is 0"),
-    ("data.max_validation_sets", lambda c: c.data.validation == "none", "data.validation is none"),
-    ("trainer.val_every_steps", lambda c: c.data.validation == "none", "data.validation is none"),
-    ("optim.min_lr_fraction", lambda c: c.optim.schedule == "constant", "optim.schedule is constant"),
-    ("objective.blur", lambda c: "sinkhorn" not in c.objective.loss, "objective.loss has no Sinkhorn term"),
-    ("objective.sinkhorn_weight", lambda c: c.objective.loss != "energy_sinkhorn", "objective.loss is not energy_sinkhorn"),
-    ("objective.decoder_weight", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
-    ("objective.detach_decoder", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
-    ("model.dropout", lambda c: c.model.encoder_layers == 1 == c.model.output_layers, "encoders and output are one layer each"),
-    ("model.control_encoder", lambda c: c.model.encoder_layers == 1, "model.encoder_layers is 1, and both words mean one layer"),
-    ("model.decoder_hidden_dims", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
-    ("model.decoder_dropout", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
-)  # fmt: skip
+class RunConfig(Run):
+    """One run of the task perturbation."""
 
-# Settings that contradict each other, whoever wrote them: (key, when, why).
-CONTRADICTIONS: tuple[tuple[str, Callable[[RunConfig], bool], str], ...] = (
-    ("data.output_space",
-     lambda c: c.data.embed_key is None and c.data.output_space == "embedding", "embedding needs data.embed_key"),
-    ("data.control_matching",
-     lambda c: c.data.control_matching == "gem_group" and c.data.gem_group_column is None, "needs data.gem_group_column"),
-    ("model.gem_group_embedding",
-     lambda c: c.model.gem_group_embedding and c.data.gem_group_column is None, "needs data.gem_group_column"),
-    ("model.head_dim",
-     lambda c: c.model.attention == "causal_rope" and c.model.head_dim % 2 == 1, "rotary positions need an even width"),
-    ("output_dir", lambda c: "://" in c.output_dir, "a folder of this machine is wanted"),
-    ("resume", lambda c: c.resume and c.overwrite, "resume and overwrite exclude each other"),
-)  # fmt: skip
+    task: Literal["perturbation"] = "perturbation"
+    """What is trained; it decides which settings there are."""
+    data: CellSetsConfig
+    model: StateTransitionConfig
+    objective: PerturbationConfig = PerturbationConfig()
+    optim: OptimConfig = OptimConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    NO_EFFECT: ClassVar[tuple[Row["RunConfig"], ...]] = (
+        ("data.missing_features",
+         lambda c: c.data.perturbation_features_file is None, "there is no data.perturbation_features_file"),
+        ("data.values", lambda c: not c.data.reads_genes, "the run reads no genes"),
+        ("data.gene_name_column", lambda c: not c.data.reads_genes, "the run reads no genes"),
+        ("data.gene_alignment", lambda c: not c.data.reads_genes, "the run reads no genes"),
+        ("data.prefetch_batches", lambda c: c.data.num_workers == 0, "data.num_workers is 0"),
+        ("data.max_validation_sets", lambda c: c.data.validation == "none", "data.validation is none"),
+        ("trainer.val_every_steps", lambda c: c.data.validation == "none", "data.validation is none"),
+        ("optim.min_lr_fraction", lambda c: c.optim.schedule == "constant", "optim.schedule is constant"),
+        ("objective.blur", lambda c: "sinkhorn" not in c.objective.loss, "objective.loss has no Sinkhorn term"),
+        ("objective.sinkhorn_weight", lambda c: c.objective.loss != "energy_sinkhorn", "objective.loss is not energy_sinkhorn"),
+        ("objective.decoder_weight", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
+        ("objective.detach_decoder", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
+        ("model.dropout", lambda c: c.model.encoder_layers == 1 == c.model.output_layers, "encoders and output are one layer each"),
+        ("model.control_encoder",
+         lambda c: c.model.encoder_layers == 1, "model.encoder_layers is 1, and both words mean one layer"),
+        ("model.decoder_hidden_dims", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
+        ("model.decoder_dropout", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
+    )  # fmt: skip
+    CONTRADICTIONS: ClassVar[tuple[Row["RunConfig"], ...]] = (
+        ("data.output_space",
+         lambda c: c.data.embed_key is None and c.data.output_space == "embedding", "embedding needs data.embed_key"),
+        ("data.control_matching",
+         lambda c: c.data.control_matching == "gem_group" and c.data.gem_group_column is None, "needs data.gem_group_column"),
+        ("model.gem_group_embedding",
+         lambda c: c.model.gem_group_embedding and c.data.gem_group_column is None, "needs data.gem_group_column"),
+        ("model.head_dim",
+         lambda c: c.model.attention == "causal_rope" and c.model.head_dim % 2 == 1, "rotary positions need an even width"),
+        *Run.CONTRADICTIONS,
+    )  # fmt: skip
+    MAY_CHANGE = Run.MAY_CHANGE | {
+        "data.split", "data.perturbation_features_file", "data.num_workers", "data.prefetch_batches",
+    }  # fmt: skip
+    AS_BEFORE = {
+        "task": '"perturbation"', "evaluation.seed": "0", "evaluation.control_fraction": "null", "data.separator": '"+"',
+    }  # fmt: skip
+    RENAMED = {"model.set_size": "data.set_size"}
+    DEFAULT_RUN = "runs/transition.yaml"
+    PRESETS = "models"
+    ACCEPTS_STATE_KEYS = True

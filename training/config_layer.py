@@ -1,35 +1,12 @@
 """One source of settings, read: which of its keys are ours, and a line for each that is nobody's."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
-from training.arc_keys import Claim, Setting, our_key, shown, translate
-from training.config import RunConfig
+from training.arc_keys import Claim, Setting, Translation, as_typed, has_keys_of_state, our_key, shown, translate
+from training.config_schema import PRESET, Schema, tasks_with
 from training.errors import did_you_mean, nearest
-
-CONFIGS = Path(__file__).parent.parent / "configs"
-PRESET = "model.preset"
-
-
-def knobs(part: type[BaseModel] = RunConfig, prefix: str = "") -> dict[str, FieldInfo]:
-    """Dotted key -> field, for every knob below `part`."""
-    found: dict[str, FieldInfo] = {}
-    for name, each in part.model_fields.items():
-        if isinstance(each.annotation, type) and issubclass(each.annotation, BaseModel):
-            found |= knobs(each.annotation, f"{prefix}{name}.")
-        else:
-            found[f"{prefix}{name}"] = each
-    return found
-
-
-KNOBS = knobs()
-SECTIONS = {key[:i]: None for key in KNOBS for i, letter in enumerate(key) if letter == "."}
-PRESETS = {path.stem: path for path in sorted((CONFIGS / "models").glob("*.yaml"))}
 
 
 @dataclass
@@ -64,53 +41,62 @@ class Layer:
         self.is_misread = True
 
 
-def layer_of(origin: str, pairs: Iterable[tuple[str, Any]], is_shared: bool = False) -> Layer:
+def layer_of(schema: Schema, origin: str, pairs: Iterable[tuple[str, Any]], is_shared: bool = False) -> Layer:
     """The (key as typed, value) pairs of one source, judged key by key."""
-    translated = translate(pairs)
+    translated = _translated(schema, list(pairs))
     settings: dict[str, Setting] = {}
     refused = [f"{origin}: {line}" for line in translated.refusals]
     layer = Layer(origin, settings, is_shared, tuple(translated.claims), refused, translated.is_misread)
     for setting in translated.settings:
-        key = PRESET if setting.key == "model" and isinstance(setting.value, str) else setting.key
+        setting = setting._replace(key=schema.run.RENAMED.get(setting.key, setting.key))
+        key = PRESET if schema.names_preset(setting.key, setting.value) else setting.key
         if key in settings:
             both = " and ".join(f"{s.typed}={shown(s.value)}" for s in (settings[key], setting))
             layer.refuse(f"{key} is set twice: {both}; leave one out")
         else:
             settings[key] = setting
     for key in list(settings):
-        if why := _why_no_key(key, settings[key].value):
+        if not schema.has(key, settings[key].value):
             named = layer.named(key).removeprefix(f"{origin}: ")
-            layer.refuse(f"{named}: {why}")
+            layer.refuse(f"{named}: {_why_no_key(schema, key, settings[key].value)}")
             del settings[key]
     return layer
 
 
-def is_text(typed: str) -> bool:
-    """Whether the key, as it was typed, is that of a knob that takes any text."""
-    kind = KNOBS.get(our_key(typed) or typed.lstrip("+"))
-    return kind is not None and str in (kind.annotation, *get_args(kind.annotation))
+def is_text(schema: Schema, typed: str) -> bool:
+    """Whether the key, as it was typed, is that of a field that takes any text."""
+    field = schema.fields.get(typed.lstrip("+"))
+    if field is None and schema.run.ACCEPTS_STATE_KEYS:
+        field = schema.fields.get(our_key(typed) or "")
+    return field is not None and str in (field.annotation, *get_args(field.annotation))
 
 
-def _why_no_key(key: str, value: Any) -> str:
-    """What is wrong with a key of ours; empty if nothing is."""
-    if key == PRESET:
-        known = isinstance(value, str) and value in PRESETS
-        near = did_you_mean(str(value), PRESETS)
-        return "" if known else f"{shown(value)}: no such preset{near} (accepted: {', '.join(PRESETS)})"
-    if key in KNOBS or (key in SECTIONS and (value is None or isinstance(value, Mapping))):
-        return ""
-    if key in SECTIONS:
+def _translated(schema: Schema, pairs: Sequence[tuple[str, Any]]) -> Translation:
+    if schema.run.ACCEPTS_STATE_KEYS and has_keys_of_state(pairs, schema.has):
+        return translate(pairs, schema.has)
+    return as_typed(pairs)
+
+
+def _why_no_key(schema: Schema, key: str, value: Any) -> str:
+    """Why a key with this value is none of the schema."""
+    if schema.names_preset(key, value):
+        near = did_you_mean(str(value), schema.presets)
+        return f"{shown(value)}: no such preset{near} (accepted: {', '.join(schema.presets)})"
+    if key in schema.sections:
         return f"{shown(value)} is a value, but {key} is a section of keys"
+    if tasks := tasks_with(key):
+        others = " and ".join(tasks)
+        return f"unknown key (value {shown(value)}): {key} is a key of task {others}, and the task of this run is {schema.task}"
     section, _, _ = key.rpartition(".")
-    beside = [known for known in (*KNOBS, *SECTIONS) if known.rpartition(".")[0] == section]
-    return f"unknown key (value {shown(value)}){_nearest(key)} (accepted: {', '.join(beside or SECTIONS)})"
+    beside = [known for known in (*schema.fields, *schema.sections) if known.rpartition(".")[0] == section]
+    return f"unknown key (value {shown(value)}){_nearest(schema, key)} (accepted: {', '.join(beside or schema.sections)})"
 
 
-def _nearest(key: str) -> str:
-    """The nearest knob by its last word: of the same section, then of the same name elsewhere, then of all."""
+def _nearest(schema: Schema, key: str) -> str:
+    """The nearest field by its last word: of the same section, then of the same name elsewhere, then of all."""
     section, _, last = key.rpartition(".")
-    beside = {known.rpartition(".")[2]: known for known in KNOBS if known.rpartition(".")[0] == section}
-    everywhere = {known.rpartition(".")[2]: known for known in reversed(KNOBS)}
+    beside = {known.rpartition(".")[2]: known for known in schema.fields if known.rpartition(".")[0] == section}
+    everywhere = {known.rpartition(".")[2]: known for known in reversed(list(schema.fields))}
     same = {last: everywhere[last]} if last in everywhere else {}
     for candidates in (beside, same, everywhere):
         for near in nearest(last, candidates):

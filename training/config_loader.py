@@ -1,6 +1,7 @@
-"""From a run file and overrides to a validated `RunConfig`. OmegaConf reads, pydantic judges.
+"""From a run file and overrides to the validated run of its task. OmegaConf reads, pydantic judges.
 
-Every refusal names the file (or the command line), the key as it was written, the value, and what is accepted.
+The task is read first, and everything else is judged with its schema. Every refusal names the file (or the command line), the key
+as it was written, the value, and what is accepted.
 """
 
 import os
@@ -19,58 +20,87 @@ from yaml import YAMLError
 
 from training.arc_keys import Setting, shown
 from training.arc_run import is_arc_run, what_to_do
-from training.config import CONTRADICTIONS, IDLE, RunConfig
-from training.config_layer import CONFIGS, KNOBS, PRESET, PRESETS, SECTIONS, Layer, is_text, layer_of
+from training.config import Run
+from training.config_layer import Layer, is_text, layer_of
+from training.config_schema import LENGTHS, PRESET, Schema, schema_of
 from training.errors import UserError, did_you_mean
+from training.registry import DEFAULT_TASK, run_schema
 
-DEFAULT_RUN = CONFIGS / "runs" / "transition.yaml"
+FORMAT = 1
+"""Format of a run file; a file without the key `format` has it too."""
 COMMAND_LINE = "command line"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # as OmegaConf: the C one takes some tabs that the other refuses
-LENGTHS = ("trainer.max_steps", "trainer.max_epochs")
-REQUIRED = (*(key for key, field in KNOBS.items() if field.is_required()), *LENGTHS)
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> Run:
     """Read a run file and what it extends, apply `a.b=c` overrides, and validate.
 
-    Without `path` the run is `configs/runs/transition.yaml`, so that a `state tx train` command line stands on its own.
-    Later wins: the extended file, the model preset, the run file, the overrides; lists are replaced. `model: NAME` (or
-    `model.preset`) takes `configs/models/NAME.yaml`. A setting without effect that nobody wrote for this run has its default.
+    Without `path` the run is the default of its task (`configs/runs/transition.yaml`, so that a `state tx train` command line
+    stands on its own). Later wins: the extended file, the model preset, the run file, the overrides; lists are replaced.
+    `model: NAME` (or `model.preset`) takes a preset of the task. A setting without effect that nobody wrote for this run has its
+    default.
 
+    Returns: a run of the class that `run_schema` names for its `task`.
     Raises: UserError naming the file, the key, the value and what is accepted.
     """
-    sources = [*_file_layers(path or DEFAULT_RUN), _override_layer(overrides)]
-    layers = _with_presets(sources)
+    files = [] if path is None else _read_with_extended(path)
+    schema = _schema_named_by(files, overrides)
+    files = files or _read_with_extended(schema.default_run)
+    sources = [*(_file_layer(schema, file) for file in files), _override_layer(schema, overrides)]
+    layers = _with_presets(schema, sources)
     merged = _merged(layers)
-    judged = _judged(merged, layers)
+    judged = _judged(schema, merged, layers)
     refusals = [line for layer in layers for line in layer.refusals] + judged.wrong
     if not any(layer.is_misread for layer in layers):
         refusals += judged.lacking
         if judged.config is not None:
-            refusals += _without_effect(layers, judged.config)
-            refusals += _untrue(sources, judged.config)
+            refusals += _without_effect(schema, layers, judged.config)
+            refusals += _untrue(schema, sources, judged.config)
             refusals += _contradictions(merged, judged.config)
     if refusals or judged.config is None:
         raise UserError("\n".join(refusals))
-    idle = {key for key, is_idle, _ in IDLE if is_idle(judged.config)}
-    return _validated({key: layer for key, layer in merged.items() if key not in idle})
+    no_effect = {key for key, has_none, _ in judged.config.NO_EFFECT if has_none(judged.config)}
+    return _validated(schema, {key: layer for key, layer in merged.items() if key not in no_effect})
 
 
-def _file_layers(path: Path) -> list[Layer]:
+@dataclass(frozen=True)
+class File:
+    """A run file, or a file that one extends, as it was read."""
+
+    path: Path
+    values: Mapping[str, Any]
+    is_shared: bool = False
+
+
+def _read_with_extended(path: Path) -> list[File]:
     values = _read(path, str(path))
     parent = values.pop("extends", None)
     if parent is None:
-        return [_file_layer(path, values)]
+        return [File(path, values)]
     below = path.parent / str(parent)
     shared = _read(below, f"{path}: extends: {below}")
     if "extends" in shared:
         raise UserError(f"{below}: extends: {shared['extends']}: a file that is extended ({path} does) extends no other")
-    return [_file_layer(below, shared, is_shared=True), _file_layer(path, values)]
+    return [File(below, shared, is_shared=True), File(path, values)]
 
 
-def _file_layer(path: Path, values: Mapping[str, Any], is_shared: bool = False) -> Layer:
-    layer = layer_of(str(path), _flat(values), is_shared)
-    _refuse_changed_words(layer, _written(path.read_bytes()), "{name}: {quoted}".format)
+def _schema_named_by(files: Iterable[File], overrides: Sequence[str]) -> Schema:
+    """The schema of the task that the last source to name one names."""
+    named = [(str(file.path), file.values["task"]) for file in files if "task" in file.values]
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if equals and key.lstrip("+") == "task":
+            named.append((COMMAND_LINE, text.strip("\"'")))
+    origin, task = named[-1] if named else ("", DEFAULT_TASK)
+    try:
+        return schema_of(run_schema(shown(task)))
+    except UserError as refusal:
+        raise UserError(f"{origin}: {refusal}") from None
+
+
+def _file_layer(schema: Schema, file: File) -> Layer:
+    layer = layer_of(schema, str(file.path), _flat(file.values), file.is_shared)
+    _refuse_changed_words(schema, layer, _written(file.path.read_bytes()), "{name}: {quoted}".format)
     return layer
 
 
@@ -87,7 +117,7 @@ def _words(node: yaml.Node | None, key: str) -> Iterator[tuple[str, str]]:
         yield key, node.value
 
 
-def _refuse_changed_words(layer: Layer, written: Mapping[str, str], quoted: Callable[..., str]) -> None:
+def _refuse_changed_words(schema: Schema, layer: Layer, written: Mapping[str, str], quoted: Callable[..., str]) -> None:
     """Refuse words where text is wanted that YAML made a number or a truth value of: `007` is 7 to it, and `NO` is false.
 
     A number that reads as it was written (2025) is left to the schema. `quoted` gives the setting with its word in quotes.
@@ -96,7 +126,7 @@ def _refuse_changed_words(layer: Layer, written: Mapping[str, str], quoted: Call
         word = written.get(setting.typed, "")
         if (
             word
-            and is_text(key)
+            and is_text(schema, key)
             and isinstance(setting.value, bool | int | float)
             and "${" not in word
             and str(setting.value) != word
@@ -121,10 +151,18 @@ def _read(path: Path, named: str) -> dict[str, Any]:
         raise UserError(f"{named}: not a readable YAML file: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{named}: a run file is a mapping of keys to values, this one is a {type(values).__name__}")
+    _refuse_other_format(named, values.pop("format", FORMAT))
     return {str(key): value for key, value in values.items()}
 
 
-def _override_layer(overrides: Sequence[str]) -> Layer:
+def _refuse_other_format(named: str, found: object) -> None:
+    if type(found) is int and found > FORMAT:
+        raise UserError(f"{named}: format: {found}: a run file of a newer format than {FORMAT}; update the code (git pull)")
+    if type(found) is not int or found != FORMAT:
+        raise UserError(f"{named}: format: {shown(found)}: no format of a run file (accepted: {FORMAT}, or leave it out)")
+
+
+def _override_layer(schema: Schema, overrides: Sequence[str]) -> Layer:
     pairs: list[tuple[str, Any]] = []
     written: dict[str, str] = {}
     unread: list[str] = []
@@ -134,15 +172,15 @@ def _override_layer(overrides: Sequence[str]) -> Layer:
             unread.append(f"{override}: an override is KEY=VALUE")
             continue
         try:
-            value = _value_of(text, is_text(key))
+            value = _value_of(text, is_text(schema, key))
         except (YAMLError, OmegaConfBaseException) as error:
             unread.append(f"{override}: {_why_no_value(text, error)}")
         else:
             pairs += _flat({key: value})
             if not isinstance(value, str):
                 written |= _written(text, key)
-    layer = layer_of(COMMAND_LINE, pairs)
-    _refuse_changed_words(layer, written, lambda typed, name, quoted: shlex.quote(f"{typed}={quoted}"))
+    layer = layer_of(schema, COMMAND_LINE, pairs)
+    _refuse_changed_words(schema, layer, written, lambda typed, name, quoted: shlex.quote(f"{typed}={quoted}"))
     for why in unread:
         layer.refuse(why)
     return layer
@@ -178,14 +216,14 @@ def _flat(values: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _with_presets(layers: Sequence[Layer]) -> Sequence[Layer]:
+def _with_presets(schema: Schema, layers: Sequence[Layer]) -> Sequence[Layer]:
     """Put the last-named model preset below the layer that names it, and drop what stood for the model below."""
     named = [i for i, layer in enumerate(layers) if PRESET in layer.settings]
     if not named:
         return layers
     at = named[-1]
-    path = PRESETS[layers[at].settings[PRESET].value]
-    preset = layer_of(str(path), _flat({"model": _read(path, str(path))}), is_shared=True)
+    path = schema.presets[layers[at].settings[PRESET].value]
+    preset = layer_of(schema, str(path), _flat({"model": _read(path, str(path))}), is_shared=True)
     below = [_without(layer, lambda key: key == "model" or key.startswith("model.")) for layer in layers[:at]]
     return [*below, preset, _without(layers[at], lambda key: key == PRESET), *layers[at + 1 :]]
 
@@ -209,98 +247,98 @@ def _merged(layers: Iterable[Layer]) -> dict[str, Layer]:
 class Judged:
     """What pydantic says of the merged settings."""
 
-    config: RunConfig | None
+    config: Run | None
     wrong: list[str]
     """A line for each value that its key does not take."""
     lacking: list[str]
     """A line for each key that is missing, and for each section whose keys do not fit each other."""
 
 
-def _validated(merged: Mapping[str, Layer]) -> RunConfig:
-    return RunConfig.model_validate(_nested({key: layer.settings[key].value for key, layer in merged.items()}))
+def _validated(schema: Schema, merged: Mapping[str, Layer]) -> Run:
+    return schema.run.model_validate(_nested(schema, {key: layer.settings[key].value for key, layer in merged.items()}))
 
 
-def _judged(merged: Mapping[str, Layer], layers: Sequence[Layer]) -> Judged:
+def _judged(schema: Schema, merged: Mapping[str, Layer], layers: Sequence[Layer]) -> Judged:
     try:
-        return Judged(_validated(merged), [], [])
+        return Judged(_validated(schema, merged), [], [])
     except ValidationError as error:
         lines: tuple[list[str], list[str]] = ([], [])
         for each in error.errors():
-            lines[each["type"] in ("missing", "value_error")].append(_explained(dict(each), merged, layers))
+            lines[each["type"] in ("missing", "value_error")].append(_explained(schema, dict(each), merged, layers))
         return Judged(None, *lines)
 
 
-def _explained(error: dict[str, Any], merged: Mapping[str, Layer], layers: Sequence[Layer]) -> str:
+def _explained(schema: Schema, error: dict[str, Any], merged: Mapping[str, Layer], layers: Sequence[Layer]) -> str:
     """One line for one of pydantic's errors."""
     key = ".".join(part for part in error["loc"] if isinstance(part, str))
     run_file = next(layer for layer in reversed(layers[:-1]) if not layer.is_shared).origin
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "missing":
-        return f"{run_file}: {key} is missing: {KNOBS[key].description}"
+        return f"{run_file}: {key} is missing: {schema.fields[key].description}"
     if error["type"] == "value_error":  # of a section: the message names the keys
         origins = [layer.origin for layer in layers if any(f"{key}.{name}" in layer.settings for name in message.split())]
         return f"{(origins or [run_file])[-1]}: {key}: {message}"
-    near = did_you_mean(str(error["input"]), [word for word in get_args(KNOBS[key].annotation) if isinstance(word, str)])
+    near = did_you_mean(str(error["input"]), [word for word in get_args(schema.fields[key].annotation) if isinstance(word, str)])
     return f"{merged[key].named(key)}: {shown(error['input'])}: {message[0].lower()}{message[1:]}{near}"
 
 
-def _as_of(below: Sequence[Layer], config: RunConfig) -> RunConfig:
+def _as_of(schema: Schema, below: Sequence[Layer], config: Run) -> Run:
     """The run as the layers up to one say it, which those above may complete but do not change.
 
-    So a run file is judged without the command line, which may well make one of its settings idle. Where it mends the file, the
-    whole run is the answer.
+    So a run file is judged without the command line, which may well leave one of its settings without effect. Where it mends the
+    file, the whole run is the answer.
     """
-    whole = {key: reduce(getattr, key.split("."), config) for key in REQUIRED}
+    whole = {key: reduce(getattr, key.split("."), config) for key in schema.required}
     needed = Layer("", {key: Setting(key, value, key) for key, value in whole.items()})
     try:
-        return _validated(_merged([needed, *below]))
+        return _validated(schema, _merged([needed, *below]))
     except ValidationError:
         return config
 
 
-def _without_effect(layers: Sequence[Layer], config: RunConfig) -> Iterator[str]:
+def _without_effect(schema: Schema, layers: Sequence[Layer], config: Run) -> Iterator[str]:
     """A line for each setting of the run file and the command line that has no effect.
 
     A default that a configuration of `state tx train` spells out is none that anybody chose.
     """
     for i, layer in enumerate(layers):
-        at = config if layer is layers[-1] else _as_of(layers[: i + 1], config)
-        for key, is_idle, why in IDLE:
-            if layer.is_shared or key not in layer.settings or not is_idle(at):
+        at = config if layer is layers[-1] else _as_of(schema, layers[: i + 1], config)
+        for key, has_none, why in config.NO_EFFECT:
+            if layer.is_shared or key not in layer.settings or not has_none(at):
                 continue
             value = layer.settings[key].value
-            if layer.is_ours(key) or not _is_default(key, value):
+            if layer.is_ours(key) or not _is_default(schema, key, value):
                 yield f"{layer.named(key)}: {shown(value)} would have no effect: {why}; leave it out"
 
 
-def _is_default(key: str, value: Any) -> bool:
-    default = KNOBS[key].default
+def _is_default(schema: Schema, key: str, value: Any) -> bool:
+    default = schema.fields[key].default
     return bool(value == (list(default) if isinstance(default, tuple) else default))
 
 
-def _untrue(sources: Sequence[Layer], config: RunConfig) -> Iterator[str]:
+def _untrue(schema: Schema, sources: Sequence[Layer], config: Run) -> Iterator[str]:
     """A line for each claim of a layer that is not true of the run as of that layer."""
     for i, layer in enumerate(sources):
         if layer.claims:
-            at = config if layer is sources[-1] else _as_of(_with_presets(sources[: i + 1]), config)
+            at = config if layer is sources[-1] else _as_of(schema, _with_presets(schema, sources[: i + 1]), config)
             yield from (f"{layer.origin}: {why}" for claim in layer.claims if (why := claim.refusal(at)))
 
 
-def _contradictions(merged: Mapping[str, Layer], config: RunConfig) -> Iterator[str]:
+def _contradictions(merged: Mapping[str, Layer], config: Run) -> Iterator[str]:
     """A line for each two settings that contradict each other, whoever wrote them."""
-    for key, contradicts, why in CONTRADICTIONS:
+    for key, contradicts, why in config.CONTRADICTIONS:
         if contradicts(config):
             name = merged[key].named(key) if key in merged else key
             yield f"{name}: {shown(reduce(getattr, key.split('.'), config))}: {why}"
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(schema: Schema, values: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
-    for key, value in [*((section, {}) for section in SECTIONS), *values.items()]:
+    for key, value in [*((section, {}) for section in schema.sections), *values.items()]:
         *path, last = key.split(".")
         branch = tree
         for part in path:
             branch = branch[part]
-        if key not in SECTIONS or last not in branch:
+        if key not in schema.sections or last not in branch:
             branch[last] = value
     return tree

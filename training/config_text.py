@@ -9,28 +9,29 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel
 
-from training.config import IDLE, RunConfig
+from training.config import Run
+from training.config_schema import sections_last
 
 
-def commented_yaml(config: RunConfig) -> str:
+def commented_yaml(config: Run) -> str:
     """Every setting with its sentence; those without effect in this run are comments that say why.
 
     Returns: YAML that `load_config` reads back to an equal configuration.
     """
-    idle = {key: why for key, is_idle, why in IDLE if is_idle(config)}
-    return "\n".join(_lines(config, "", idle)) + "\n"
+    no_effect = {key: why for key, has_none, why in config.NO_EFFECT if has_none(config)}
+    return "\n".join(_lines(config, "", no_effect)) + "\n"
 
 
-def _lines(part: BaseModel, prefix: str, idle: dict[str, str]) -> list[str]:
+def _lines(part: BaseModel, prefix: str, no_effect: dict[str, str]) -> list[str]:
     """A section's lines; those of a section below are indented."""
     lines = []
-    for name, field in type(part).model_fields.items():
+    for name, field in sections_last(type(part)).items():
         value = getattr(part, name)
         if isinstance(value, BaseModel):
             lines += ["", f"# {type(value).__doc__}", f"{name}:"]
-            lines += [f"  {line}" if line else "" for line in _lines(value, f"{prefix}{name}.", idle)]
+            lines += [f"  {line}" if line else "" for line in _lines(value, f"{prefix}{name}.", no_effect)]
             continue
-        why = idle.get(f"{prefix}{name}")
+        why = no_effect.get(f"{prefix}{name}")
         lines.append(f"# {field.description}")
         lines.append(f"{name}: {_yaml(value)}" if why is None else f"# {name}: {_yaml(value)}  # no effect here: {why}")
     return lines

@@ -7,12 +7,12 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from training.cells import RunLength
-from training.config import RunConfig
+from training.config import Run
 from training.errors import UserError
 from training.models.spec import ModelSpec
 from training.text import some
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=Run)
 Data = TypeVar("Data")
 
 
@@ -30,7 +30,7 @@ class Prepared(Generic[Config, Data]):
     """`cpu` or `gpu`."""
 
 
-def device_of(config: RunConfig) -> str:
+def device_of(config: Run) -> str:
     """`gpu` or `cpu`.
 
     Raises: UserError if the run asks for a GPU that is not there.

@@ -8,7 +8,7 @@ from training.checkpoints.run_directory import RunDirectory, Start
 from training.checkpoints.run_lock import refuse_if_held
 from training.checkpoints.trained_model import model_at
 from training.checkpoints.training_log import TrainingLog
-from training.config import RunConfig
+from training.config import Run
 from training.errors import UserError
 from training.mkl import settle_vector_functions
 from training.plan import Config, Data, Prepared, device_of, one_pass, plan_text
@@ -19,7 +19,7 @@ from training.trainer.fit import is_owed_a_validation, train
 log = logging.getLogger(__name__)
 
 
-def fit(config: RunConfig) -> Path:
+def fit(config: Run) -> Path:
     """Train, from the start or from a checkpoint, and leave a complete run directory.
 
     Raises: UserError before anything is written; RunError where the run cannot go on.
@@ -51,7 +51,7 @@ def fit(config: RunConfig) -> Path:
     return directory.path
 
 
-def check(config: RunConfig, write_features: Path | None = None) -> None:
+def check(config: Run, write_features: Path | None = None) -> None:
     """Everything but training: data, splits, features, memory, one forward and backward pass.
 
     `write_features` first writes a file of which genes each perturbation of the data names.
@@ -79,7 +79,7 @@ def check(config: RunConfig, write_features: Path | None = None) -> None:
     log.info("Check passed: training fit would start.")
 
 
-def show_plan(config: RunConfig) -> str:
+def show_plan(config: Run) -> str:
     """The plan as `training show-config` prints it: without data, why it is not known."""
     task = task_of(config)
     try:

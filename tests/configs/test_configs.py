@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
+from tests.tools.perturbation_run import load_config
 from training.cells import Sizes
-from training.config_layer import CONFIGS
-from training.config_loader import load_config
+from training.config_schema import CONFIGS
 from training.errors import UserError
 from training.models.state_transition import StateTransition
 
@@ -53,8 +53,9 @@ def test_a_preset_says_all_that_makes_its_shape_and_nothing_else(preset):
 
     assert list(values) == ["set_size", "hidden_dim", "num_layers", "num_heads", "head_dim", "intermediate_dim", "attention",
         "encoder_layers", "output_layers", "control_encoder", "residual"]  # fmt: skip
-    model = load_config(None, [*WHOLE, f"model={preset}"]).model
-    assert {key: getattr(model, key) for key in values} == values
+    config = load_config(None, [*WHOLE, f"model={preset}"])
+    assert config.data.set_size == values.pop("set_size")
+    assert {key: getattr(config.model, key) for key in values} == values
 
 
 def test_the_presets_in_the_readme_are_those_in_the_folder():
@@ -65,8 +66,9 @@ def test_the_presets_in_the_readme_are_those_in_the_folder():
 
     assert sorted(listed) == PRESETS
     for preset, numbers in listed.items():
-        m = load_config(None, [*WHOLE, f"model={preset}"]).model
-        sizes = (m.set_size, m.hidden_dim, m.num_layers, m.num_heads, m.head_dim, m.encoder_layers, m.output_layers)
+        config = load_config(None, [*WHOLE, f"model={preset}"])
+        m = config.model
+        sizes = (config.data.set_size, m.hidden_dim, m.num_layers, m.num_heads, m.head_dim, m.encoder_layers, m.output_layers)
         assert sizes == numbers
 
 
@@ -152,7 +154,7 @@ def test_the_seeds_command_is_a_run():
     assert (data.control, data.output_space, data.batch_size) == ("non-targeting", "all", 24)
     assert data.perturbation_features_file == f"{home}/SE600M_embedding/protein_embeddings.pt"
     assert (config.trainer.max_steps, config.trainer.accumulate_micro_steps, config.checkpoints.every_steps) == (40000, 8, 4000)
-    assert (config.model.set_size, config.model.hidden_dim, config.model.num_layers) == (256, 696, 4)
+    assert (config.data.set_size, config.model.hidden_dim, config.model.num_layers) == (256, 696, 4)
     assert config.data.has_gene_decoder
 
 

@@ -67,7 +67,7 @@ def test_doubles_are_predicted_from_the_genes_they_perturb(training, tmp_path, m
     )
     settings = [
         "name=k562", "data.split=split.toml", "data.control=control", "data.output_space=gene", "data.num_workers=0",
-        "data.batch_size=8", "data.perturbation_features_file=genes.npz", "model=identity_sm", "model.set_size=32", "optim.lr=5e-4",
+        "data.batch_size=8", "data.perturbation_features_file=genes.npz", "model=identity_sm", "data.set_size=32", "optim.lr=5e-4",
         "trainer.max_steps=150", "trainer.val_every_steps=50", "trainer.device=cpu",
     ]  # fmt: skip
     assert training("check", *settings, "--write-features", "genes.npz").code == 0

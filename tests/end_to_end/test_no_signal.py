@@ -20,7 +20,7 @@ def wins(training, *settings, seed):
     """Comparisons that a model has won, after a short training on the CPU."""
     done = training(
         "fit", "name=run", "output_dir=.", "overwrite=true", "data.split=split.toml", "data.control=control", "data.num_workers=0",
-        "data.batch_size=8", "data.perturbation_features_file=features.npz", "model=identity_sm", "model.set_size=32",
+        "data.batch_size=8", "data.perturbation_features_file=features.npz", "model=identity_sm", "data.set_size=32",
         "optim.lr=5e-4", "trainer.max_steps=100", "trainer.val_every_steps=50", "trainer.device=cpu", f"seed={seed}", *settings,
     )  # fmt: skip
     assert done.code == 0, done.err

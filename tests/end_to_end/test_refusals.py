@@ -133,7 +133,7 @@ CASES = {
         [f"data.perturbation_features_file={'f' * 300}.npz"],
         "fff.npz: there is no such file",
     ),
-    "set larger than every group": (nothing, ["model.set_size=4096"], "set_size.*4096"),
+    "set larger than every group": (nothing, ["data.set_size=4096"], "set_size.*4096"),
     "resume without a run": (nothing, ["resume=true"], "no run has begun there"),
     "no GPU": (nothing, ["trainer.device=gpu"], "no CUDA device"),
 }
@@ -160,7 +160,7 @@ def test_bad_input_is_refused_with_one_message_and_leaves_nothing(case, verb, sc
 
 
 def test_a_check_that_is_refused_leaves_no_features_file(screen, settings, training):
-    words = settings("data.perturbation_features_file=genes.npz", "model.set_size=4096")
+    words = settings("data.perturbation_features_file=genes.npz", "data.set_size=4096")
     before = files(screen)
 
     assert training("check", *words, "--write-features", "genes.npz").code == 2

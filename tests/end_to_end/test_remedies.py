@@ -13,8 +13,10 @@ import pytest
 
 from tests.end_to_end.conftest import offered
 from training.checkpoints.manifest import complete_checkpoints
-from training.config_layer import KNOBS
+from training.config import RunConfig
+from training.config_schema import schema_of
 
+FIELDS = schema_of(RunConfig).fields
 # --- the command line ---
 
 
@@ -271,7 +273,7 @@ def test_a_trained_model_offers_no_setting_without_effect(verb, settings, traini
     assert "resume: true would have no effect: the model is trained" in done.err
     assert training(*words).code == 0
     accepted = offered(r"\(accepted here: (.*)\)\n", done.err)[0].split(", ")
-    assert set(accepted) <= KNOBS.keys()
+    assert set(accepted) <= FIELDS.keys()
     wrong = {"trainer.device": "gpu", "data.perturbation_features_file": "nowhere.npz", "data.split": "nowhere.toml"}
     for key in accepted:
         if key != "data.gene_alignment":  # acts only where there are several files
@@ -313,7 +315,7 @@ def test_weights_that_blew_up_offer_settings_that_train(settings, training):
 
     assert done.code == 1
     keys = offered(r"Start a new run with a lower (optim.lr) or (optim.gradient_clip_norm)", done.err)
-    assert set(keys) <= KNOBS.keys()
+    assert set(keys) <= FIELDS.keys()
     assert training("fit", *settings("optim.lr=1e-3", "name=new")).code == 0
 
 

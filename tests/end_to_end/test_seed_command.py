@@ -92,7 +92,7 @@ def test_bf16_trains_too(training, screen):
         "model.num_layers=1",
         "model.num_heads=2",
         "model.head_dim=16",
-        "model.set_size=16",
+        "data.set_size=16",
     ]
     settings = ["trainer.max_steps=2", "trainer.log_every_steps=1", "data.batch_size=2", "data.num_workers=0", "trainer.device=cpu"]
     losses = {}

@@ -40,7 +40,7 @@ TOLERANCE = 1e-5
 FULL = {
     "state": StateTransitionConfig(),
     "state_sm": StateTransitionConfig(
-        set_size=128, hidden_dim=672, num_layers=4, num_heads=8, head_dim=84, intermediate_dim=2688,
+        hidden_dim=672, num_layers=4, num_heads=8, head_dim=84, intermediate_dim=2688,
         encoder_layers=4, output_layers=4, control_encoder="linear",
     ),
     "tahoe_best": StateTransitionConfig(
@@ -48,7 +48,7 @@ FULL = {
     ),
 }  # fmt: skip
 TINY_WIDTHS = {
-    "set_size": 4, "hidden_dim": 12, "num_layers": 2, "num_heads": 2, "head_dim": 8, "intermediate_dim": 20,
+    "hidden_dim": 12, "num_layers": 2, "num_heads": 2, "head_dim": 8, "intermediate_dim": 20,
     "decoder_hidden_dims": (10, 10, 6),
 }  # fmt: skip
 WITHOUT_GENE_DECODER = {"state_sm"}
@@ -63,6 +63,7 @@ class Case:
     sizes: Sizes
     output_space: OutputSpace
     input_is_genes: bool
+    set_size: int = 4
 
     @property
     def name(self) -> str:
@@ -126,7 +127,7 @@ def build_arc(case: Case) -> Any:
 
     config, sizes = case.config, case.sizes
     backbone = {
-        "max_position_embeddings": config.set_size, "n_positions": config.set_size, "hidden_size": config.hidden_dim,
+        "max_position_embeddings": case.set_size, "n_positions": case.set_size, "hidden_size": config.hidden_dim,
         "intermediate_size": config.intermediate_dim, "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads, "num_key_value_heads": config.num_heads, "head_dim": config.head_dim,
         "use_cache": False, "attention_dropout": 0.0, "hidden_dropout": 0.0,
@@ -146,7 +147,7 @@ def build_arc(case: Case) -> Any:
             embed_key=("X_hvg" if case.output_space == "gene" else None) if case.input_is_genes else "X_state",
             gene_decoder_bool=case.preset not in WITHOUT_GENE_DECODER,
             decoder_cfg=None if case.output_space == "embedding" else decoder, gene_dim=num_genes, hvg_dim=num_genes,
-            cell_set_len=config.set_size, n_encoder_layers=config.encoder_layers, n_decoder_layers=config.output_layers,
+            cell_set_len=case.set_size, n_encoder_layers=config.encoder_layers, n_decoder_layers=config.output_layers,
             use_basal_projection=config.control_encoder == "mlp",
             transformer_backbone_key="llama", transformer_backbone_kwargs=backbone,
         )  # fmt: skip
@@ -202,7 +203,7 @@ def difference(ours: Prediction, arc: Prediction) -> float:
 def inputs(case: Case) -> dict[str, Tensor]:
     """Two sets: control cells, GEM groups, and one-hot and feature vectors of two perturbations."""
     generator = torch.Generator().manual_seed(1)
-    width, set_size = case.sizes.perturbation_dim, case.config.set_size
+    width, set_size = case.sizes.perturbation_dim, case.set_size
     return {
         "control": torch.randn(2, set_size, case.sizes.input_dim, generator=generator),
         "gem_group": torch.randint(case.sizes.num_gem_groups, (2, set_size), generator=generator),
@@ -269,7 +270,7 @@ def compare_full() -> None:
     for kind, width in (("onehot", 1138), ("features", 5120)):
         sizes = Sizes(input_dim=2058, perturbation_dim=width, num_decoder_genes=None, num_gem_groups=1)
         for case in cases({name: FULL[name] for name in ("state_sm", "tahoe_best")}, sizes, num_hvg=2000, num_genes=18080):
-            compare(case, (kind,))
+            compare(replace(case, set_size=512), (kind,))
 
 
 if __name__ == "__main__":

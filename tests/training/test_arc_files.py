@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.tools.perturbation_run import load_config
 from training.arc_run import MARKS, is_arc_run
 from training.checkpoints.run_directory import RunDirectory
-from training.config_loader import load_config
 from training.errors import UserError
 
 # Written from the reference's tables of keys and defaults: what 0.11.1 resolves for `model=state` with an embedding.
@@ -129,15 +129,15 @@ def test_one_message_names_every_key_and_without_them_the_configuration_is_taken
     assert (set(keys), len(keys)) == (expected, len(expected))
     config = load_config(write(without(content, keys)))
     kwargs = content["model"]["kwargs"]
-    assert (config.model.hidden_dim, config.model.set_size) == (kwargs["hidden_dim"], kwargs["cell_set_len"])
+    assert (config.model.hidden_dim, config.data.set_size) == (kwargs["hidden_dim"], kwargs["cell_set_len"])
     assert (config.data.control, config.trainer.max_steps, config.optim.gradient_clip_norm) == ("DMSO_TF", 400000, 10)
 
 
 def test_a_file_is_judged_by_what_it_says_itself_and_may_be_changed_from_above(write):
     content = without(WHOLE, REFUSED["of 0.11.1"][1])
 
-    config = load_config(write(content), ["model.hidden_dim=32", "model.set_size=16"])
-    assert (config.model.hidden_dim, config.model.set_size) == (32, 16)
+    config = load_config(write(content), ["model.hidden_dim=32", "data.set_size=16"])
+    assert (config.model.hidden_dim, config.data.set_size) == (32, 16)
     assert (
         load_config(write(content), ["model=state_sm"]).model
         == load_config(None, ["data.split=s", "data.control=c", "model=state_sm"]).model

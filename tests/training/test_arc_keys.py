@@ -5,12 +5,15 @@ import re
 import pytest
 import yaml
 
-from training.arc_keys import translate
+from tests.tools.perturbation_run import load_config
+from training import arc_keys
 from training.arc_table import TABLE
-from training.config_layer import KNOBS, SECTIONS
-from training.config_loader import load_config
+from training.config import RunConfig
+from training.config_schema import schema_of
 from training.errors import UserError
 
+SCHEMA = schema_of(RunConfig)
+FIELDS = SCHEMA.fields
 WHOLE = load_config(None, ["data.split=split.toml", "data.control=control"])
 ROWS = {row.arc: row for row in TABLE}
 
@@ -60,6 +63,10 @@ def reference_keys():
             yield word
         else:
             yield section + word
+
+
+def translate(pairs):
+    return arc_keys.translate(pairs, SCHEMA.has)
 
 
 def ours(*pairs):
@@ -113,10 +120,10 @@ def test_rows_set_keys_of_ours_to_values_that_these_accept():
 
 def test_reasons_send_people_to_keys_of_ours_that_exist():
     named = [word.partition("=")[0] for row in TABLE for word in re.findall(r"\w+\.[\w.=]+", row.reason)]
-    named = [key for key in named if key.partition(".")[0] in SECTIONS]
+    named = [key for key in named if key.partition(".")[0] in SCHEMA.sections]
 
     assert len(named) > 20
-    assert [key for key in named if key not in KNOBS] == []
+    assert [key for key in named if key not in FIELDS] == []
 
 
 # Their key and value, our key, and our value where it is another. Written from the reference, not from the table.
@@ -155,8 +162,8 @@ TRANSLATIONS = """
     training.lr_scheduler cosine optim.schedule
     training.warmup_ratio 0.3 optim.warmup_fraction
     training.min_lr_ratio 0.3 optim.min_lr_fraction
-    model.cell_set_len 3 model.set_size
-    model.kwargs.cell_set_len 3 model.set_size
+    model.cell_set_len 3 data.set_size
+    model.kwargs.cell_set_len 3 data.set_size
     model.kwargs.hidden_dim 3 model.hidden_dim
     model.kwargs.n_encoder_layers 3 model.encoder_layers
     model.kwargs.n_decoder_layers 3 model.output_layers
@@ -226,7 +233,7 @@ def test_a_row_is_found_with_plus_signs_and_without_its_prefix(row):
 
 
 def test_our_own_keys_pass_unchanged():
-    for key in KNOBS:
+    for key in FIELDS:
         for value in ("quokka", 3, True, None):
             assert ours((key, value)) == [(key, value)]
 
@@ -346,8 +353,8 @@ def test_a_section_of_theirs_without_keys_says_nothing(section, value):
 CLAIMS = {
     "model.kwargs.transformer_backbone_kwargs.hidden_size": ("model.hidden_dim=24", 24, 768),
     "model.kwargs.transformer_backbone_kwargs.num_key_value_heads": ("model.num_heads=3", 3, 12),
-    "model.kwargs.transformer_backbone_kwargs.max_position_embeddings": ("model.set_size=7", 7, 512),
-    "model.kwargs.transformer_backbone_kwargs.n_positions": ("model.set_size=7", 7, 512),
+    "model.kwargs.transformer_backbone_kwargs.max_position_embeddings": ("data.set_size=7", 7, 512),
+    "model.kwargs.transformer_backbone_kwargs.n_positions": ("data.set_size=7", 7, 512),
     "model.kwargs.transformer_backbone_kwargs.n_embd": ("model.hidden_dim=24", 24, 768),
     "model.kwargs.transformer_backbone_kwargs.n_layer": ("model.num_layers=3", 3, 8),
     "model.kwargs.transformer_backbone_kwargs.n_head": ("model.num_heads=3", 3, 12),
@@ -363,7 +370,7 @@ CLAIMS = {
 @pytest.mark.parametrize("key", [row.arc for row in TABLE if row.same_as])
 def test_a_value_that_the_run_has_anyway_is_accepted_and_no_other(key):
     settings, true, false = CLAIMS[key]
-    words = ["data.split=s.toml", "data.control=c", *re.split(r" (?=\w+\.)", settings)]
+    words = ["data.split=s.toml", "data.control=c", "training.lr=0.1", *re.split(r" (?=\w+\.)", settings)]
 
     assert load_config(None, [*words, f"{key}={true}".lower()]) == load_config(None, words)
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""The schema itself: every knob explains itself, and what follows from several knobs."""
+"""The schema itself: every field explains itself, and what follows from several knobs."""
 
 import subprocess
 import sys
@@ -6,15 +6,16 @@ import sys
 import pytest
 from pydantic import ValidationError
 
-from training.config import CONTRADICTIONS, IDLE, OptimConfig, Part
-from training.config_layer import KNOBS
-from training.config_loader import load_config
+from tests.tools.perturbation_run import load_config
+from training.config import OptimConfig, Part, RunConfig
+from training.config_schema import schema_of
 
+FIELDS = schema_of(RunConfig).fields
 WHOLE = ["data.split=split.toml", "data.control=control"]
 
 
-def test_every_knob_has_a_sentence_and_ends_it():
-    assert [key for key, field in KNOBS.items() if not (field.description or "").endswith(".")] == []
+def test_every_field_has_a_sentence_and_ends_it():
+    assert [key for key, field in FIELDS.items() if not (field.description or "").endswith(".")] == []
 
 
 def test_every_section_has_a_line_of_its_own():
@@ -23,13 +24,13 @@ def test_every_section_has_a_line_of_its_own():
 
 
 def test_counts_say_what_they_count():
-    counted = [key for key in KNOBS if key.endswith(("_steps", "_epochs", "_size", "_batches", "_workers", "_sets", "_fraction"))]
+    counted = [key for key in FIELDS if key.endswith(("_steps", "_epochs", "_size", "_batches", "_workers", "_sets", "_fraction"))]
 
-    assert [key for key in counted if not (KNOBS[key].description or "").endswith("].")] == []
+    assert [key for key in counted if not (FIELDS[key].description or "").endswith("].")] == []
 
 
-def test_rules_name_knobs():
-    assert {key for key, *_ in (*IDLE, *CONTRADICTIONS)} <= KNOBS.keys()
+def test_rows_name_fields():
+    assert {key for key, *_ in (*RunConfig.NO_EFFECT, *RunConfig.CONTRADICTIONS)} <= FIELDS.keys()
 
 
 def test_a_configuration_is_frozen():

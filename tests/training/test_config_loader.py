@@ -1,16 +1,16 @@
 """From files and overrides to a configuration; each kind of bad input gets one message."""
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 
-from training.config import CONTRADICTIONS, IDLE
-from training.config_layer import CONFIGS, KNOBS
-from training.config_loader import load_config
+from tests.tools.perturbation_run import load_config
+from training.config import RunConfig
+from training.config_schema import CONFIGS, schema_of
 from training.errors import UserError
 
+FIELDS = schema_of(RunConfig).fields
 WHOLE = ["data.split=split.toml", "data.control=control"]
 RUN = """\
 name: mine
@@ -126,7 +126,7 @@ FILES = {
         r"^run.yaml: optim.learning_rate: unknown key \(value 1\).*\(accepted: optim.lr, "),
     "unknown section": ("optimiser: {lr: 1}\n", r"^run.yaml: optimiser.lr: unknown key \(value 1\); did you mean optim.lr\?"),
     "unknown key at the top": ("sed: 1\n",
-        r"^run.yaml: sed: unknown key \(value 1\); did you mean seed\? \(accepted: name, .*, trainer"),
+        r"^run.yaml: sed: unknown key \(value 1\); did you mean seed\? \(accepted: task, name, .*, trainer"),
     "key of no section": ("batch_size: 1\n", r"^run.yaml: batch_size: unknown key \(value 1\); did you mean data.batch_size\?"),
     "key set twice": ("seed: 1\nseed: 2\n", r"^run.yaml: not a readable YAML file: .*found duplicate key seed"),
     "key set twice, nested and dotted": ("seed: 1\noptim: {lr: 1}\noptim.lr: 2\n",
@@ -156,7 +156,15 @@ FILES = {
     "bad value in the extended file": ("extends: bad.yaml\n", r"^bad.yaml: seed: -1: input should be greater than or equal to 0$"),
     "two lengths": ("trainer.max_epochs: 3\n",
         r"^run.yaml: trainer: max_steps is 10 and max_epochs is 3; set exactly one and make the other null$"),
-    "refused key of theirs": ("use_wandb: true\n", r"^run.yaml: use_wandb: true: this version has no tracker"),
+    "refused key of theirs": ("training: {devices: 2}\n", r"^run.yaml: training.devices: 2: this version trains on one device"),
+    "key that their table only refuses": ("use_wandb: true\n", r"^run.yaml: use_wandb: unknown key \(value true\)"),
+    "newer format": ("format: 2\n",
+        r"^run.yaml: format: 2: a run file of a newer format than 1; update the code \(git pull\)$"),
+    "newer format of the extended file": ("extends: format_3.yaml\n", r"^run.yaml: extends: format_3.yaml: format: 3: .*git pull"),
+    "no format": ("format: new\n", r"^run.yaml: format: new: no format of a run file \(accepted: 1, or leave it out\)$"),
+    "unknown task": ("task: perturbatoin\n",
+        r"^run.yaml: task: perturbatoin: no such task; did you mean perturbation\? \(accepted: perturbation.*\)$"),
+    "unknown task of the extended file": ("extends: other_task.yaml\n", r"^other_task.yaml: task: null: no such task \(accepted: "),
 }  # fmt: skip
 OVERRIDES = {
     "unknown key": ("trainer.max_stps=3",
@@ -182,6 +190,7 @@ OVERRIDES = {
     "no number at all": ("optim.lr=", r"^command line: optim.lr: null: input should be a valid number$"),
     "two lengths": ("trainer.max_steps=3 trainer.max_epochs=3", r"^command line: trainer: max_steps is 3 and max_epochs is 3"),
     "no length": ("trainer.max_steps=null", r"^command line: trainer: max_steps is null and max_epochs is null"),
+    "unknown task": ("task=tables", r"^command line: task: tables: no such task \(accepted: perturbation"),
     "deleted key": ("~optim.lr", r"^command line: ~optim.lr: settings are not deleted here"),
 }  # fmt: skip
 
@@ -191,6 +200,8 @@ def test_a_bad_file_gets_one_message(case, write):
     write("seed: 1\n", "base.yaml")
     write("extends: base.yaml\n", "middle.yaml")
     write("seed: -1\n", "bad.yaml")
+    write("format: 3\n", "format_3.yaml")
+    write("task:\n", "other_task.yaml")
     added, message = FILES[case]
 
     with pytest.raises(UserError, match=message) as refusal:
@@ -253,8 +264,8 @@ def test_missing_keys_are_named_with_their_sentences(write):
 
 # --- settings without effect, and contradictions ----------------------------------------------------------------------
 
-# Key -> a value for it, settings with which it is idle, settings with which it acts.
-IDLE_CASES = {
+# Key -> a value for it, settings with which it has no effect, settings with which it acts.
+NO_EFFECT_CASES = {
     "data.missing_features": ("zeros", "data.perturbation_features_file=null", "data.perturbation_features_file=f.npz"),
     "data.values": ("counts", "data={embed_key: X_state, output_space: embedding}", "data={embed_key: X_state, output_space: all}"),
     "data.gene_name_column": (
@@ -282,41 +293,43 @@ IDLE_CASES = {
 }
 
 
-@pytest.mark.parametrize(("key", "why"), [(key, why) for key, _, why in IDLE], ids=[key for key, *_ in IDLE])
-class TestIdle:
+@pytest.mark.parametrize(
+    ("key", "why"), [(key, why) for key, _, why in RunConfig.NO_EFFECT], ids=[key for key, *_ in RunConfig.NO_EFFECT]
+)
+class TestNoEffect:
     def test_is_refused_on_the_command_line(self, key, why):
-        value, idle, _ = IDLE_CASES[key]
+        value, without, _ = NO_EFFECT_CASES[key]
 
         message = rf"^command line: {key}: {re.escape(value)} would have no effect: {re.escape(why)}; leave it out$"
         with pytest.raises(UserError, match=message):
-            load_config(None, [*WHOLE, idle, f"{key}={value}"])
+            load_config(None, [*WHOLE, without, f"{key}={value}"])
 
     def test_is_refused_in_the_run_file_even_if_the_command_line_has_to_complete_it(self, key, why, write):
-        value, idle, _ = IDLE_CASES[key]
-        run = write(yaml(idle, f"{key}={value}"))
+        value, without, _ = NO_EFFECT_CASES[key]
+        run = write(yaml(without, f"{key}={value}"))
 
         with pytest.raises(UserError, match=rf"^run.yaml: {key}: .* would have no effect: {re.escape(why)}; leave it out$"):
             load_config(run, [*WHOLE, "name=mine", "trainer.max_epochs=1"])
 
     def test_acts_otherwise(self, key, why):
-        value, _, acting = IDLE_CASES[key]
+        value, _, acting = NO_EFFECT_CASES[key]
 
-        assert value_of(load_config(None, [*WHOLE, acting, f"{key}={value}"]), key) != KNOBS[key].default
+        assert value_of(load_config(None, [*WHOLE, acting, f"{key}={value}"]), key) != FIELDS[key].default
 
-    def test_may_be_made_idle_by_the_command_line_and_then_has_its_default(self, key, why, write):
-        value, idle, acting = IDLE_CASES[key]
+    def test_may_lose_its_effect_by_the_command_line_and_then_has_its_default(self, key, why, write):
+        value, without, acting = NO_EFFECT_CASES[key]
         run = write(RUN + yaml(acting, f"{key}={value}"))
 
-        assert value_of(load_config(run), key) != KNOBS[key].default
-        assert value_of(load_config(run, [idle]), key) == KNOBS[key].default
+        assert value_of(load_config(run), key) != FIELDS[key].default
+        assert value_of(load_config(run, [without]), key) == FIELDS[key].default
 
     def test_may_stand_in_the_extended_file_that_others_share(self, key, why, write):
-        value, idle, acting = IDLE_CASES[key]
+        value, without, acting = NO_EFFECT_CASES[key]
         write(yaml(f"{key}={value}"), "below.yaml")
         run = write(RUN + "extends: below.yaml\n")
 
-        assert value_of(load_config(run, [acting]), key) != KNOBS[key].default
-        assert load_config(run, [idle]) == load_config(write(RUN), [idle])
+        assert value_of(load_config(run, [acting]), key) != FIELDS[key].default
+        assert load_config(run, [without]) == load_config(write(RUN), [without])
 
 
 def test_a_run_file_that_the_command_line_has_to_mend_is_judged_as_mended(write):
@@ -344,53 +357,9 @@ CONTRADICTION_CASES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("key", [key for key, *_ in CONTRADICTIONS])
+@pytest.mark.parametrize("key", [key for key, *_ in RunConfig.CONTRADICTIONS])
 def test_contradictions_are_refused_whoever_wrote_them(key):
     settings, message = CONTRADICTION_CASES[key]
 
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         load_config(None, [*WHOLE, *settings])
-
-
-CHANGED = ["007", "NO", "0x10", "1:30", "1e5", "true", "1_000", "0b11", "1.50", "Off"]
-
-
-@pytest.mark.parametrize("word", CHANGED)
-def test_a_word_that_yaml_changes_is_refused_and_taken_in_quotes_as_told(write, word):
-    run = write(RUN)
-    with pytest.raises(UserError) as refused:
-        load_config(run, [f"data.control={word}"])
-    message = str(refused.value)
-    assert message.startswith(f"command line: data.control: {word}: text is wanted, and YAML reads this as ")
-    (override,) = shlex.split(message.partition("; write ")[2])
-    assert load_config(run, [override]).data.control == word
-
-    text = "name: r\ndata:\n  split: split.toml\n  control: %s\nmodel: state_sm\ntrainer: {max_steps: 10}\n"
-    with pytest.raises(UserError) as refused:
-        load_config(write(text % word))
-    message = str(refused.value)
-    assert message.startswith(f"run.yaml: data.control: {word}: text is wanted, and YAML reads this as ")
-    assert "\n" not in message
-    line = message.partition("; write ")[2]
-    assert load_config(write(text.replace("control: %s", line))).data.control == word
-
-
-def test_words_that_yaml_changes_are_found_in_every_way_of_writing(write):
-    run = write(RUN)
-    for key in ("name", "output_dir", "data.perturbation_column", "data.gem_group_column", "data.kwargs.control_pert"):
-        with pytest.raises(UserError, match=rf"{key}.*: 0x10: text is wanted, and YAML reads this as 16; write '{key}=\"0x10\"'"):
-            load_config(run, [f"{key}=0x10"])
-    with pytest.raises(
-        UserError, match=r"data.control: NO: text is wanted, and YAML reads this as false; write 'data.control=\"NO\"'"
-    ):
-        load_config(run, ["data={control: NO}"])
-    with pytest.raises(UserError, match="command line: seed: ") as refused:
-        load_config(run, ["seed=1e5"])
-    assert "text is wanted" not in str(refused.value)
-
-
-@pytest.mark.parametrize("word", ["2025", "0", "-3", "'007'", '"NO"', "N0", "1.2.3", "${oc.env:LABEL}"])
-def test_other_words_are_taken_as_they_are_written(write, word, monkeypatch):
-    monkeypatch.setenv("LABEL", "x7")
-    expected = "x7" if "$" in word else word.strip("'\"")
-    assert load_config(write(RUN), [f"data.control={word}"]).data.control == expected

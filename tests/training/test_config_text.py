@@ -5,13 +5,14 @@ import re
 
 import pytest
 
-from training.config import IDLE
-from training.config_layer import CONFIGS, KNOBS
-from training.config_loader import load_config
+from tests.tools.perturbation_run import load_config
+from training.config import RunConfig
+from training.config_schema import CONFIGS, schema_of
 from training.config_text import commented_yaml
 
+FIELDS = schema_of(RunConfig).fields
 WHOLE = ["data.split=split.toml", "data.control=control"]
-# Together they change every knob.
+# Together they change every field.
 RUNS = {
     "defaults": [],
     "genes": ["data.output_space=gene", "model=identity_sm", "trainer.precision=bf16", "trainer.max_epochs=7", "overwrite=true"],
@@ -28,11 +29,11 @@ RUNS = {
         "data.missing_features=drop", "data.include_controls=false", "data.validation=test", "data.max_validation_sets=7",
         "data.batch_size=7", "data.num_workers=7", "data.prefetch_batches=7", "data.separator=_", "evaluation.seed=7",
         "evaluation.control_fraction=0.5"],
-    "model": ["model.set_size=7", "model.hidden_dim=7", "model.num_layers=7", "model.num_heads=7", "model.head_dim=8",
+    "model": ["data.set_size=7", "model.hidden_dim=7", "model.num_layers=7", "model.num_heads=7", "model.head_dim=8",
         "model.intermediate_dim=7", "model.attention=causal_rope", "model.encoder_layers=2", "model.output_layers=2",
         "model.control_encoder=linear", "model.output_activation=none", "model.dropout=0", "model.gem_group_embedding=true",
         "data.gem_group_column=g"],
-    "idle": ["data.validation=none", "data.num_workers=0", "evaluation.control_fraction=null", "data.separator=null"],
+    "no effect": ["data.validation=none", "data.num_workers=0", "evaluation.control_fraction=null", "data.separator=null"],
 }  # fmt: skip
 
 
@@ -61,10 +62,11 @@ def test_the_text_reads_back_equal(run, reread):
     assert reread(config) == config
 
 
-def test_the_runs_change_every_knob():
+def test_the_runs_change_every_field():
     configs = [load_config(None, [*WHOLE, *settings]) for settings in RUNS.values()]
 
-    assert [key for key in KNOBS if len({value_of(config, key) for config in configs}) == 1] == [
+    assert [key for key in FIELDS if len({value_of(config, key) for config in configs}) == 1] == [
+        "task",
         "data.kind",
         "data.split",
         "data.control",
@@ -107,15 +109,15 @@ def test_random_text_reads_back_equal(reread):
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_every_knob_stands_once_below_its_sentence(run):
+def test_every_field_stands_once_below_its_sentence(run):
     lines = commented_yaml(load_config(None, [*WHOLE, *RUNS[run]])).splitlines()
 
-    for key, field in KNOBS.items():
+    for key, field in FIELDS.items():
         section, _, name = key.rpartition(".")
         start = lines.index(f"{section}:") if section else 0
         at = lines.index(("  " if section else "") + f"# {field.description}", start)
         assert re.match(rf"\s*(# )?{name}: ", lines[at + 1])
-    names = [key.rpartition(".")[2] for key in KNOBS]
+    names = [key.rpartition(".")[2] for key in FIELDS]
     assert sorted(name for line in lines for name in re.findall(r"^\s*(?:# )?([a-z_]+): ", line)) == sorted(names)
 
 
@@ -124,10 +126,10 @@ def test_settings_without_effect_are_comments_that_say_why(run):
     config = load_config(None, [*WHOLE, *RUNS[run]])
     text = commented_yaml(config)
 
-    for key, is_idle, why in IDLE:
+    for key, has_none, why in RunConfig.NO_EFFECT:
         name = key.rpartition(".")[2]
         commented = re.search(rf"^  # {name}: .*  # no effect here: {re.escape(why)}$", text, re.MULTILINE)
-        assert bool(commented) == is_idle(config)
+        assert bool(commented) == has_none(config)
 
 
 def test_sections_have_their_docstring_as_a_header():

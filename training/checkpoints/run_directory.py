@@ -81,7 +81,9 @@ class RunDirectory:
         is_older = "\nevaluation:" not in (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
         if is_older and not any(word.startswith(f"{key}=") for word in words):
             words = [NOTHING_SET_ASIDE, *words]
-        return load_config(self.path / "config.yaml", words)
+        config = load_config(self.path / "config.yaml", words)
+        assert isinstance(config, RunConfig)
+        return config
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; empty before the first start.

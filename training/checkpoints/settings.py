@@ -4,41 +4,31 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from training.config import RunConfig
-
-# A resumed run may differ from its beginning in these: they name places, cadences and lengths, and leave the weights of a
-# given step alone (the length does not, under a cosine; whoever lengthens such a run knows it).
-MAY_CHANGE = frozenset({
-    "name", "output_dir", "resume", "overwrite", "data.split", "data.perturbation_features_file", "data.num_workers",
-    "data.prefetch_batches", "trainer.max_steps", "trainer.max_epochs", "trainer.device", "trainer.log_every_steps",
-    "checkpoints.every_steps", "checkpoints.keep_last",
-})  # fmt: skip
+from training.config import Run
 
 
-# Settings that came later, with the values (as JSON) under which a run is what it was without them: they do not change its hash.
-AS_BEFORE = {"evaluation.seed": "0", "evaluation.control_fraction": "null", "data.separator": '"+"'}
-
-
-def fixed_settings(config: RunConfig) -> dict[str, str]:
+def fixed_settings(config: Run) -> dict[str, str]:
     """Dotted key -> value as JSON, for the settings that a resumed run must share with its beginning.
 
     The paths of split and features may change, their content is in the data's fingerprint.
     """
-    return {key: value for key, value in settings_of(config).items() if key not in MAY_CHANGE}
+    return {key: value for key, value in settings_of(config).items() if key not in config.MAY_CHANGE}
 
 
-def settings_of(config: RunConfig) -> dict[str, str]:
+def settings_of(config: Run) -> dict[str, str]:
     """Dotted key -> value as JSON."""
     return dict(_settings(config.model_dump(mode="json")))
 
 
-def config_sha256(config: RunConfig) -> str:
+def config_sha256(config: Run) -> str:
     """Hash of the settings that a resumed run must share with its beginning."""
-    settings = {key: value for key, value in fixed_settings(config).items() if AS_BEFORE.get(key) != value}
+    former = {now: before for before, now in config.RENAMED.items()}
+    fixed = fixed_settings(config)
+    settings = {former.get(key, key): value for key, value in fixed.items() if config.AS_BEFORE.get(key) != value}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def for_runner(config: RunConfig) -> dict[str, str | int | float | None]:
+def for_runner(config: Run) -> dict[str, str | int | float | None]:
     """What `training show-config --json` prints, and training/runner/run_file.py reads."""
     return {
         "name": config.name,

@@ -100,7 +100,7 @@ class Task(ABC, Generic[Config, Data]):
 
 def task_of(config: Config) -> Task[Config, Any]:
     """The task of a run."""
-    task: Task[Config, Any] = part(getattr(config, "task", "perturbation"), "task").TASK
+    task: Task[Config, Any] = part(config.task, "task").TASK
     return task
 
 

@@ -10,9 +10,9 @@ import anndata
 import numpy as np
 import pytest
 
+from tests.tools.perturbation_run import load_config
 from tests.training.data.few_cells import opened, write
 from training.config import CellSetsConfig
-from training.config_loader import load_config
 from training.data.h5ad import Labels
 from training.data.labels import canonical, check_labels, identity
 from training.data.table import CellTable

@@ -4,7 +4,7 @@ import torch
 from training.cells import Sizes
 from training.config import StateTransitionConfig
 
-TINY = {"set_size": 6, "hidden_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "intermediate_dim": 24, "dropout": 0.0}
+TINY = {"hidden_dim": 16, "num_layers": 2, "num_heads": 2, "head_dim": 8, "intermediate_dim": 24, "dropout": 0.0}
 
 
 @pytest.fixture(autouse=True)

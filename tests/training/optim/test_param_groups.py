@@ -12,7 +12,7 @@ from training.optim.param_groups import build_optimizer, decays, param_groups
 
 def state_transition() -> nn.Module:
     config = StateTransitionConfig(
-        set_size=8, hidden_dim=16, intermediate_dim=24, num_layers=2, num_heads=2, head_dim=8, encoder_layers=2, output_layers=2,
+        hidden_dim=16, intermediate_dim=24, num_layers=2, num_heads=2, head_dim=8, encoder_layers=2, output_layers=2,
         gem_group_embedding=True, decoder_hidden_dims=(12, 10),
     )  # fmt: skip
     sizes = Sizes(input_dim=20, perturbation_dim=5, num_decoder_genes=7, num_gem_groups=3)

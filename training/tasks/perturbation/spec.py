@@ -20,6 +20,8 @@ class PerturbationSpec:
     """What a model is, without its weights: how it is built and what its inputs and outputs are called."""
 
     config: StateTransitionConfig
+    set_size: int
+    """Cells of a full set in training."""
     sizes: Sizes
     output_space: OutputSpace
     input_is_genes: bool
@@ -44,7 +46,9 @@ class PerturbationSpec:
     def to_plain(self) -> dict[str, Any]:
         """Numbers, words, lists and tensors only."""
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {"format": FORMAT, "config": self.config.model_dump(mode="json"), "sizes": asdict(self.sizes),
+        del plain["set_size"]
+        config = {"set_size": self.set_size} | self.config.model_dump(mode="json")  # where it stood when it was the model's
+        return plain | {"format": FORMAT, "config": config, "sizes": asdict(self.sizes),
                         "set_aside": None if self.set_aside is None else asdict(self.set_aside)}  # fmt: skip
 
     @classmethod
@@ -56,9 +60,11 @@ class PerturbationSpec:
         if plain.get("format") != FORMAT:
             raise UserError(f"model spec of format {plain.get('format')} (accepted: {FORMAT})")
         values = {name: value for name, value in plain.items() if name != "format"}
-        config = StateTransitionConfig.model_validate(values["config"])
+        settings = dict(values["config"])
+        set_size = settings.pop("set_size")
+        config = StateTransitionConfig.model_validate(settings)
         set_aside = None if (kept := values.get("set_aside")) is None else SetAside(**kept)
-        return cls(**values | {"config": config, "sizes": Sizes(**values["sizes"]), "set_aside": set_aside})
+        return cls(**values | {"config": config, "set_size": set_size, "sizes": Sizes(**values["sizes"]), "set_aside": set_aside})
 
 
 SPEC = PerturbationSpec

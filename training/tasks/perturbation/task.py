@@ -36,7 +36,7 @@ class PerturbationTask(Task[RunConfig, Cells]):
 
     def open(self, config: RunConfig) -> Cells:
         """The cells of the split file. Raises: UserError for data that cannot be trained on."""
-        cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation)
+        cells = open_cells(config.data, config.data.set_size, config.seed, config.evaluation)
         cells.check_trainable()
         return cells
 
@@ -63,6 +63,7 @@ class PerturbationTask(Task[RunConfig, Cells]):
         """Sizes and names of these data, and the model's settings."""
         return PerturbationSpec(
             config=config.model,
+            set_size=config.data.set_size,
             sizes=data.sizes,
             output_space=config.data.output_space,
             input_is_genes=config.data.input_is_genes,
@@ -80,13 +81,13 @@ class PerturbationTask(Task[RunConfig, Cells]):
         """Cells per step, epochs, widths, parameters and memory."""
         config, cells, length = prepared.config, prepared.data, prepared.length
         batches = cells.plan(config.data.batch_size).batches_per_epoch
-        per_micro_step = config.data.batch_size * config.model.set_size
+        per_micro_step = config.data.batch_size * config.data.set_size
         with torch.device("meta"):
             model = _built(prepared)
         parameters = sum(p.numel() for p in model.parameters())
         decoder = 0 if model.gene_decoder is None else sum(p.numel() for p in model.gene_decoder.parameters())
         return [
-            ("cells per micro-step", f"{per_micro_step:,} (at most: {config.data.batch_size} sets of {config.model.set_size})"),
+            ("cells per micro-step", f"{per_micro_step:,} (at most: {config.data.batch_size} sets of {config.data.set_size})"),
             ("effective batch", f"{per_micro_step * length.accumulate_micro_steps:,} cells per optimizer step"),
             ("steps per epoch", f"{batches / length.accumulate_micro_steps:,.1f}"),
             ("steps", f"{length.total_steps:,} ({length.total_steps * length.accumulate_micro_steps / batches:,.2f} epochs)"),
@@ -143,7 +144,7 @@ def _in_flight(config: RunConfig, cells: Cells) -> str:
     """Host memory of the batches that workers keep ready; controls' genes travel with logged steps only."""
     data, sizes = config.data, cells.sizes
     per_cell = 4 * (2 * sizes.input_dim + (sizes.num_decoder_genes or 0))
-    batch = data.batch_size * (config.model.set_size * per_cell + 4 * sizes.perturbation_dim)
+    batch = data.batch_size * (config.data.set_size * per_cell + 4 * sizes.perturbation_dim)
     number = max(1, data.num_workers * data.prefetch_batches)
     return f"up to {mebibytes(number * batch)} of host memory ({number} x {mebibytes(batch)})"
 

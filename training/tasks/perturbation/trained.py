@@ -104,7 +104,7 @@ def _trained(
     saved = model_at(directory, checkpoint)
     spec = saved.spec
     assert isinstance(spec, PerturbationSpec)
-    cells = open_cells(config.data, config.model.set_size, config.seed, config.evaluation, _columns_of(spec))
+    cells = open_cells(config.data, config.data.set_size, config.seed, config.evaluation, _columns_of(spec))
     _refuse_other_gem_groups(spec, cells, config)
     device = torch.device("cuda" if device_of(config) == "gpu" else "cpu")
     model = saved.build()

@@ -11,7 +11,7 @@ from training.tasks.perturbation.spec import PerturbationSpec
 from training.trainer.objective import Means
 
 CONFIG = StateTransitionConfig(
-    set_size=8, hidden_dim=16, num_layers=1, num_heads=2, head_dim=8, intermediate_dim=32, residual="identity", dropout=0.0,
+    hidden_dim=16, num_layers=1, num_heads=2, head_dim=8, intermediate_dim=32, residual="identity", dropout=0.0,
     decoder_hidden_dims=(8,), decoder_dropout=0.0,
 )  # fmt: skip
 
@@ -19,7 +19,7 @@ CONFIG = StateTransitionConfig(
 def objective(config=None, *, genes=5, input_is_genes=False, output_space="all"):
     sizes = Sizes(input_dim=6, perturbation_dim=3, num_decoder_genes=genes, num_gem_groups=0)
     spec = PerturbationSpec(
-        config=CONFIG, sizes=sizes, output_space=output_space, input_is_genes=input_is_genes, embed_key="X_state",
+        config=CONFIG, set_size=8, sizes=sizes, output_space=output_space, input_is_genes=input_is_genes, embed_key="X_state",
         input_names=tuple("abcdef"), judged_names=tuple("ghijk"), perturbation_names=("p", "q", "r"),
         perturbation_vectors=torch.eye(3), gem_group_names=(), trained_conditions=(),
     )  # fmt: skip

@@ -74,7 +74,7 @@ class ModelPredictor:
 
         Even, because a short rest of a window would be a set of a size that the model has hardly seen.
         """
-        count = -(-n // self.spec.config.set_size)
+        count = -(-n // self.spec.set_size)
         return [slice(n * i // count, n * (i + 1) // count) for i in range(count)]
 
     @torch.inference_mode()

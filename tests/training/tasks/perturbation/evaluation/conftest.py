@@ -105,7 +105,7 @@ def make_predictor() -> Callable[..., ModelPredictor]:
         names: tuple[str, ...] = ("A", "B"),
         **changes: Any,
     ) -> ModelPredictor:
-        settings = {"set_size": 8, "hidden_dim": 8, "num_layers": 1, "num_heads": 1, "head_dim": 8, "intermediate_dim": 16,
+        settings = {"hidden_dim": 8, "num_layers": 1, "num_heads": 1, "head_dim": 8, "intermediate_dim": 16,
                     "residual": "identity", "decoder_hidden_dims": (8,)}  # fmt: skip
         config = StateTransitionConfig.model_validate(settings | changes)
         genes = kind == "gene"
@@ -113,6 +113,7 @@ def make_predictor() -> Callable[..., ModelPredictor]:
         generator = torch.Generator().manual_seed(1)
         spec = PerturbationSpec(
             config=config,
+            set_size=8,
             sizes=sizes,
             output_space=kind,
             input_is_genes=genes,

@@ -1,0 +1,5 @@
+"""The run file of this task."""
+
+from training.config import RunConfig
+
+RUN = RunConfig
