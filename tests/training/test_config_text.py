@@ -73,7 +73,9 @@ def test_the_runs_change_every_knob():
     ]
 
 
-@pytest.mark.parametrize("run", sorted(set((CONFIGS / "runs").glob("*.yaml")) - {CONFIGS / "runs" / "titanic.yaml"}), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "run", sorted(set((CONFIGS / "runs").glob("*.yaml")) - {CONFIGS / "runs" / "titanic.yaml"}), ids=lambda path: path.stem
+)
 def test_the_text_of_every_run_file_reads_back_equal(run, reread):
     config = load_config(run, ["name=run", *WHOLE, *([] if "max_" in run.read_text() else ["trainer.max_steps=1"])])
 
