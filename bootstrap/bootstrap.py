@@ -20,7 +20,7 @@ from bootstrap.shipping import Code, code, sha256_of, uv_binary
 from bootstrap.steps import LocalData, Wanted, idle_minutes_of, steps
 from bootstrap.tokens import env_file, tokens
 from training.errors import UserError
-from training.sources.parse import Local, plan, to_json
+from training.runner.sources.parse import Local, plan, to_json
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _wanted(
 
 
 def _place(host: Host) -> str:
-    """What machine.json holds (training/supervision/shutdown_report.py reads it)."""
+    """What machine.json holds (training/runner/shutdown_report.py reads it)."""
     return json.dumps({"format": 1, "name": host.machine.label, "bucket": host.machine.bucket}) if host.machine.bucket else ""
 
 
@@ -188,7 +188,7 @@ def _is_outstanding(host: Host, facts: Facts, project: Code, sources: str) -> bo
     if facts.environment != project.environment:
         return True
     # Code of another version, which this bootstrap replaces, may not understand the question; `fetch` passes over what is right.
-    return host.ask(hooks.supervision(facts.root, "fetch", "--outstanding", "-"), stdin=sources).code != 0
+    return host.ask(hooks.runner(facts.root, "fetch", "--outstanding", "-"), stdin=sources).code != 0
 
 
 def _tell_about(facts: Facts, host: Host, swap_gib: int | None) -> None:

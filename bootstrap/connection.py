@@ -14,7 +14,7 @@ from bootstrap.machine import Machine
 from bootstrap.ssh_config import write_ssh_config
 from bootstrap.streams import Answer, capture, show
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 BOOT_SECONDS = 300  # an L4 VM answers 20 to 120 seconds after its creation
 BOX_SECONDS = 30

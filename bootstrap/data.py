@@ -18,7 +18,7 @@ from bootstrap.connection import Host
 from bootstrap.facts import Facts
 from bootstrap.shippable import a_few
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 FORMAT = 1
 """Of a record, ROOT/brought/NAME.json."""
@@ -287,7 +287,7 @@ def _there(
 
 
 def _targets(record: str) -> tuple[str, ...]:
-    """Where the machine's downloads lie, by its record of them (training/sources/record.py)."""
+    """Where the machine's downloads lie, by its record of them (training/runner/sources/record.py)."""
     with suppress(ValueError, RecursionError):
         document = json.loads(record)
         return tuple(f"data/{to}" for to in document) if isinstance(document, dict) else ()

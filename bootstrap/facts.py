@@ -4,14 +4,14 @@ The script comes from here, so both ends are of one version; what it reads there
 """
 
 from dataclasses import dataclass, fields
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 from bootstrap.connection import Host, in_a_line
 from infra.outputs import DATA
 from training.errors import RunError, UserError
-from training.protocol import Count, Line, brief
+from training.runner.protocol import Count, Line, brief
 
 # POSIX sh, and nothing but what every Linux has. `$root` is where everything of ours lies.
 _SCRIPT = f"""
@@ -33,11 +33,12 @@ if [ "$(has nvidia-smi)" ]; then
     gpus=$(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>&1); say nvidia_smi_code "$?"
     say nvidia_smi "$gpus"
 fi
-say rsync "$(has rsync)"; say crontab "$(has crontab)"; say systemctl "$(has systemctl)"
+say rsync "$(has rsync)"; say crontab "$(has crontab)"
 [ "$(has sudo)" ] && sudo -n true 2>/dev/null && say may_sudo yes
 say uv "$(sum "$root/uv")"
 say code "$(sum "$root/code/.shipped")"
 say commit "$(cat "$root/code/.commit" 2>/dev/null)"
+[ -e "$root/code/training/supervision/__main__.py" ] && say runner training.supervision
 say environment "$(cat "$root/code/.venv/.synced" 2>/dev/null)"
 say folders "$(cd "$root" 2>/dev/null && ls -d code data runs jobs cache 2>/dev/null)"
 say links "$(readlink "$root/code/data" 2>/dev/null) $(readlink "$root/code/runs" 2>/dev/null)"
@@ -61,7 +62,7 @@ true
 
 
 def _is_root(path: str) -> str:
-    """Everything of ours lies below it, and it becomes a word of commands and a line of a systemd unit."""
+    """Everything of ours lies below it, and it becomes a word of commands."""
     parts = path.split("/")[1:]
     if not path.startswith("/") or len(path) > 1000 or not path.isprintable() or any(part in (".", "..") for part in parts):
         raise ValueError("is no folder (accepted: an absolute path without the parts '.' and '..')")
@@ -96,11 +97,12 @@ class Facts:
     nvidia_smi: Line = ""
     rsync: Line = ""
     crontab: Line = ""
-    systemctl: Line = ""
     may_sudo: bool = False
     uv: Line = ""
     code: Line = ""
     commit: Line = ""
+    runner: Literal["training.runner", "training.supervision"] = "training.runner"
+    """The module there; the second is its name in code from before."""
     environment: Line = ""
     folders: Line = ""
     links: Line = ""

@@ -1,6 +1,5 @@
 """The folder that a pull may write into: this run's own or a new one, with nothing in it that leads elsewhere."""
 
-import json
 import os
 import shutil
 import stat
@@ -10,7 +9,9 @@ from pathlib import Path
 
 from infra.outputs import project_root
 from training.errors import RunError, UserError
-from training.untrusted import REPOSITORY, escaped, single_name
+from training.run_facts import read_facts
+from training.text import escaped
+from training.untrusted import REPOSITORY, single_name
 
 ELSEWHERE = "another place: --into FOLDER"
 
@@ -36,27 +37,15 @@ def folder_for(into: Path, name: str) -> Path:
     return target
 
 
-def refuse_other(target: Path, begun: str) -> None:
-    """Raises: UserError unless `target` is empty or holds the run that began as `begun`."""
+def refuse_other(target: Path, run_id: str) -> None:
+    """Raises: UserError unless `target` is empty or holds the run of this id."""
     if not target.exists() or not any(target.iterdir()):
         return
-    try:
-        here = beginning_of((target / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        here = None
+    here = read_facts(target)
     if here is None:
         raise UserError(f"{target}: is not empty and holds no run ({ELSEWHERE})")
-    if here != begun:
+    if here.run_id != run_id:
         raise UserError(f"{target}: holds another run of this name ({ELSEWHERE})")
-
-
-def beginning_of(text: str) -> str | None:
-    """Which beginning of a run a run.json is of; None if it is none."""
-    try:
-        first = json.loads(text)["starts"][0]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        return None
-    return json.dumps(first, sort_keys=True) if isinstance(first, dict) else None
 
 
 def remove_foreign(target: Path, source: str) -> None:

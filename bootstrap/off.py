@@ -12,7 +12,7 @@ from bootstrap.table import runs_table
 from infra.outputs import MachineOutputs
 from infra.vm import Vm, vm_of, without_vm
 from training.errors import RunError, UserError
-from training.supervision.report import Status, from_json
+from training.runner.report import Status, from_json
 
 
 @dataclass(frozen=True)
@@ -118,5 +118,5 @@ def ask_bucket(*words: str) -> str:
 
 
 def on_this_laptop(*words: str, root: Path = Path()) -> list[str]:
-    """The words that run a verb of `training.supervision` here. -P: what was pulled into the working directory is not imported."""
-    return [sys.executable, "-P", "-m", "training.supervision", "--root", str(root), *words]
+    """The words that run a verb of `training.runner` here. -P: what was pulled into the working directory is not imported."""
+    return [sys.executable, "-P", "-m", "training.runner", "--root", str(root), *words]

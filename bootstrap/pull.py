@@ -10,11 +10,13 @@ import time
 from pathlib import Path
 
 from bootstrap.connection import Host, Vanished
-from bootstrap.folder import beginning_of, folder_for, refuse_other, remove_foreign
+from bootstrap.folder import folder_for, refuse_other, remove_foreign
 from bootstrap.off import ask_bucket, on_this_laptop
 from bootstrap.runs import job_of
 from bootstrap.streams import show
 from training.errors import RunError, UserError
+from training.files import write_text
+from training.run_facts import run_id_of
 from training.untrusted import single_name
 
 ROUNDS = 5
@@ -44,16 +46,14 @@ def pull(host: Host, name: str | None, into: Path) -> Path:
     there = host.ask(f"cat {shlex.quote(f'{source}/run.json')}")
     if there.code:
         raise UserError(f"{host.machine.label}: {job.name} has left nothing yet; how far it is: ./fab status")
-    begun = beginning_of(there.out)
-    if begun is None:
+    run_id = run_id_of(there.out)
+    if run_id is None:
         raise RunError(
             f"{host.machine.label}: {source}/run.json is no record of a run; nothing was pulled. Look at it there by hand"
         )
-    refuse_other(target, begun)
+    refuse_other(target, run_id)
     target.mkdir(parents=True, exist_ok=True)
-    partial = target / ".run.json.partial"
-    partial.write_text(there.out)
-    partial.rename(target / "run.json")  # first: a pull that is cut off is known for what it is
+    write_text(target / "run.json", there.out)  # first: a pull that is cut off is known for what it is
     start = time.monotonic()
     for left in reversed(range(ROUNDS)):
         try:

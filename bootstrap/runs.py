@@ -1,4 +1,4 @@
-"""Runs on the machine: start, look, stop, fetch. All that is known there is asked of `training.supervision` on it."""
+"""Runs on the machine: start, look, stop, fetch. All that is known there is asked of `training.runner` on it."""
 
 import json
 import re
@@ -23,9 +23,10 @@ from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
 from training.errors import RunError, UserError
-from training.supervision.job import FORMAT
-from training.supervision.report import JobStatus, Status, from_json
-from training.supervision.staging import TAKE_OVER
+from training.runner.job import FORMAT
+from training.runner.protocol import LOG, LOG_BEFORE
+from training.runner.report import JobStatus, Status, from_json
+from training.runner.staging import TAKE_OVER
 
 PUSH_SECONDS = 60
 WATCH_SECONDS = 10
@@ -34,9 +35,7 @@ ROOT = Path(__file__).parent.parent
 _BUCKET = re.compile(r"gs://[a-z0-9][\w.-]+[a-z0-9](/[^/\s]+)*/?|file:///\S.*")
 
 
-def train(
-    host: Host, run: Path | None, settings: Sequence[str], bucket: str | None, systemd: bool, take_over: bool = False
-) -> None:
+def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | None, take_over: bool = False) -> None:
     """Start a run that needs nobody, and return when its first optimizer step is done.
 
     `take_over`: another machine, which is gone for good, still has the run's lease in the bucket.
@@ -47,8 +46,6 @@ def train(
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
     _need_whole_bootstrap(host, facts)
-    if systemd:
-        _need_systemd(host, facts)
     compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
     there = _status(host, facts)
     known = _refuse_living(host, there, config.name, bucket)
@@ -69,7 +66,7 @@ def train(
         _check(host, facts, config, staged)
         print(f"-> starting {config.name}", flush=True)
         try:
-            _start(host, facts, config.name, staged, systemd)
+            _start(host, facts, config.name, staged)
         except Lost as lost:
             raise lost.then(f"whether {config.name} was started: ./fab status; if it was not, the same command starts it") from None
     except Lost:  # what is staged may have been taken
@@ -84,13 +81,6 @@ def train(
         raise lost.then(
             f"{config.name} was started, and needs this laptop no longer; how it goes: ./fab status, ./fab logs"
         ) from None
-
-
-def _need_systemd(host: Host, facts: Facts) -> None:
-    if not (facts.systemctl and facts.may_sudo):
-        raise UserError(
-            f"--systemd: {host.machine.label} has no systemd, or gives {facts.user} no sudo without a password; leave it out"
-        )
 
 
 def _wait(host: Host, facts: Facts, name: str, staged: str) -> None:
@@ -180,9 +170,10 @@ def watch(host: Host, again: Callable[[], None] = lambda: time.sleep(WATCH_SECON
 def logs(host: Host, name: str | None, follow: bool, lines: int) -> None:
     """The end of a run's log, and, with `follow`, what comes, until Ctrl-C."""
     facts, job = job_of(host, name)
-    file = _q(f"{facts.root}/jobs/{job.name}/training.log")
+    folder = f"{facts.root}/jobs/{job.name}"
+    file = f'log={_q(f"{folder}/{LOG}")}; [ -e "$log" ] || log={_q(f"{folder}/{LOG_BEFORE}")}'
     try:
-        host.show(f"exec tail -n {lines} {'-F ' if follow else ''}{file}", None, ("-tt",) if follow else ())
+        host.show(f'{file}; exec tail -n {lines} {"-F " if follow else ""}"$log"', None, ("-tt",) if follow else ())
     except KeyboardInterrupt:
         print()
 
@@ -253,15 +244,11 @@ def _need_folder(host: Host, bucket: str | None) -> None:
         raise UserError(f"--bucket {bucket}: is the folder {folder} of {host.machine.label}, not of this laptop, {what}")
 
 
-def _start(host: Host, facts: Facts, name: str, staged: str, systemd: bool) -> None:
+def _start(host: Host, facts: Facts, name: str, staged: str) -> None:
     job = f"{facts.root}/jobs/{name}"
-    if systemd:
-        unit = hooks.unit(facts.root, name, facts.user, staged)
-        _sure(host, hooks.install_unit(facts.root, name), stdin=unit)
-        return
-    _sure(
-        host, f"mkdir -p {_q(job)} && {hooks.detached(facts.root, 'supervise', name, '--from', staged, log=f'{job}/training.log')}"
-    )
+    log = f"{job}/{LOG if facts.runner == hooks.RUNNER else LOG_BEFORE}"
+    start = hooks.detached(facts.root, "supervise", name, "--from", staged, log=log, module=facts.runner)
+    _sure(host, f"mkdir -p {_q(job)} && {start}")
 
 
 def need_bootstrap(host: Host, facts: Facts) -> None:

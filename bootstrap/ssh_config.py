@@ -9,7 +9,7 @@ from pathlib import Path
 from bootstrap.machine import Machine
 from infra.outputs import project_root
 from training.errors import RunError, UserError
-from training.protocol import brief
+from training.runner.protocol import brief
 
 KEY = Path("~/.ssh/google_compute_engine")  # the one that `gcloud compute ssh` makes and takes
 PLACE = ".incubator"  # beside Pulumi.yaml

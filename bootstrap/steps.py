@@ -273,7 +273,7 @@ def data(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     if wanted.sources:
         file = _q(f"{facts.root}/data/.wanted.json")
         yield Command("data: what to bring", f"cat >{file}", stdin=wanted.sources)
-        yield Command("data", hooks.supervision(facts.root, "fetch", f"{facts.root}/data/.wanted.json"))
+        yield Command("data", hooks.runner(facts.root, "fetch", f"{facts.root}/data/.wanted.json"))
 
 
 def _remove_below(folder: str) -> str:

@@ -10,7 +10,7 @@ from threading import Thread
 from typing import IO, TextIO
 
 from training.errors import RunError
-from training.untrusted import escaped
+from training.text import escaped
 
 LIMIT_BYTES = 64 * 2**20
 """Of one answer: the longest, rsync's list of 300,000 changed files, has 40 MB."""

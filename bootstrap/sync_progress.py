@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 from threading import Thread
 
-from training.untrusted import escaped
+from training.text import escaped
 
 _BEGUN = re.compile(r"\s*Downloading (?P<file>\S+) \((?P<size>\d{1,9}(?:\.\d{1,9})?)(?P<unit>[KMG])iB\)")
 _ENDED = re.compile(r"\s*Downloaded (?P<file>\S+)")

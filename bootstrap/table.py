@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from bootstrap.machine import Machine
-from training.supervision.report import IdleStatus, JobStatus, MachineStatus, Status
+from training.runner.report import IdleStatus, JobStatus, MachineStatus, Status
+from training.text import aligned
 
 MOST_RUN_SECONDS = 120 * 86400  # what Google accepts, and infra/stack_config.py
 HEADS = ("run", "state", "step", "loss", "cells/s", "waits for data", "left", "checkpoint", "in the bucket", "restarts", "cost")
@@ -50,9 +51,7 @@ def runs_table(jobs: Sequence[JobStatus], usd_per_hour: float | None = None) -> 
     Units: `usd_per_hour` US dollars; None where it is not known.
     """
     rows = [HEADS, *(_row(job, usd_per_hour) for job in jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return [*lines, *(note for job in jobs for note in _notes(job))]
+    return [*aligned(rows), *(note for job in jobs for note in _notes(job))]
 
 
 def duration(seconds: float | None) -> str:

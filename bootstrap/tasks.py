@@ -165,7 +165,6 @@ def bootstrap(
         "set": "KEY=VALUE that replaces a setting of the run file, such as optim.lr=3e-4. May be given several times",
         "bucket": "with --host: where the results go, gs://BUCKET, or file:///FOLDER, an existing folder of that machine "
         "(default with a stack: its bucket)",
-        "systemd": "start the run as a systemd unit, which needs sudo on the machine (default: under nohup)",
         "take-over": "the machine that wrote this run before is gone for good: take its run over (default: no)",
     },
     iterable=["set"],
@@ -179,7 +178,6 @@ def train(
     host: str | None = None,
     folder: str | None = None,
     bucket: str | None = None,
-    systemd: bool = False,
     take_over: bool = False,
 ) -> None:
     """Start a run on a machine. It goes on after logout and reboot, and its checkpoints go to the bucket.
@@ -193,7 +191,7 @@ def train(
     there = _host(stack, host, folder)
     if bucket and there.machine.bucket:
         raise UserError(f"--bucket {bucket}: the stack has a bucket, {there.machine.bucket}; --bucket goes with --host")
-    runs.train(there, file, set, bucket, systemd, take_over)
+    runs.train(there, file, set, bucket, take_over)
 
 
 @task(

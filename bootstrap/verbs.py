@@ -1,4 +1,4 @@
-"""Verbs of `python -m training.supervision` on the machine, whose code may be of another version than this laptop's."""
+"""Verbs of `python -m training.runner` on the machine, whose code may be of another version than this laptop's."""
 
 import re
 import shlex
@@ -10,7 +10,7 @@ from bootstrap.streams import Answer
 from training.errors import RunError
 
 # argparse does not know a verb or a flag of ours; or the package of the verbs has another name there.
-_UNKNOWN = re.compile(r"^usage: python -m training\.supervision\b|No module named '?training\b|unknown option -P", re.M)
+_UNKNOWN = re.compile(r"^usage: python -m training\.(runner|supervision)\b|No module named '?training\b|unknown option -P", re.M)
 
 
 def ask_verb(host: Host, facts: Facts, *words: str) -> Answer:
@@ -18,7 +18,7 @@ def ask_verb(host: Host, facts: Facts, *words: str) -> Answer:
 
     Raises: RunError if the code there does not know it; as Host.ask does.
     """
-    return _understood(host, facts, words, host.ask(hooks.supervision(facts.root, *words)))
+    return _understood(host, facts, words, host.ask(hooks.runner(facts.root, *words, module=facts.runner)))
 
 
 def show_verb(host: Host, facts: Facts, *words: str) -> int:
@@ -27,7 +27,7 @@ def show_verb(host: Host, facts: Facts, *words: str) -> int:
     Returns: its exit code.
     Raises: RunError if the code there does not know it; as Host.show does.
     """
-    return _understood(host, facts, words, host.show(hooks.supervision(facts.root, *words))).code
+    return _understood(host, facts, words, host.show(hooks.runner(facts.root, *words, module=facts.runner))).code
 
 
 def _understood(host: Host, facts: Facts, words: tuple[str, ...], answer: Answer) -> Answer:

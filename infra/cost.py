@@ -9,7 +9,7 @@ from infra.prices import ADDRESS_IN_USE_USD_PER_HOUR, HOURS_PER_MONTH, NAT_USD_P
 from infra.sweep import RUNNING, Billed, found, has_external_address, is_of, usd_per_hour_running
 from infra.sweep_table import beside
 from training.errors import UserError
-from training.untrusted import escaped
+from training.text import aligned, escaped
 
 FIRST_START = timedelta(minutes=10)  # a start later than this after creation is another one
 
@@ -130,19 +130,16 @@ def _table(rows: Iterable[Row], until: datetime | None) -> list[str]:
     rows = [*rows]
     prices = [[row.usd_per_hour for row in rows], [row.so_far for row in rows]] + ([[row.by_then for row in rows]] if until else [])
     heads = ["$/hour", "since creation"] + ([f"if left until {_moment(until)}"] if until else [])
-    width = max(len(row.what) for row in rows)
-    lines = ["  ".join([" " * width, *(head.rjust(14) for head in heads)])]
+    lines = [["", *heads]]
     for at, row in enumerate(rows):
         cells = [_dollars(column[at], digits) for column, digits in zip(prices, (4, 2, 2), strict=False)]
         if row.at_most:
             cells[1:] = [f"at most {cell}" for cell in cells[1:]]
-        lines.append(
-            "  ".join([row.what.ljust(width), *(cell.rjust(max(14, len(head))) for cell, head in zip(cells, heads, strict=True))])
-        )
+        lines.append([row.what, *cells])
     sums = [_dollars(sum(price or 0 for price in column), digits) for column, digits in zip(prices, (4, 2, 2), strict=False)]
     least = any(row.so_far is None for row in rows)
-    cells = [(f"over {cell}" if least else cell).rjust(max(14, len(head))) for cell, head in zip(sums, heads, strict=True)]
-    return [*lines, "  ".join(["together".ljust(width), *cells])]
+    lines.append(["together", *(f"over {cell}" if least else cell for cell in sums)])
+    return aligned(lines, right=range(1, len(lines[0])))
 
 
 def _dollars(price: float | None, digits: int) -> str:

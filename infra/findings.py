@@ -1,7 +1,7 @@
 """What checks before the start have found: lines for what is fine, and for each obstacle the way around it."""
 
 from training.errors import UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 
 class Findings:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 INSTALL = "https://cloud.google.com/sdk/docs/install"
 LOGIN = "gcloud auth login"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from training.errors import RunError, UserError
-from training.untrusted import escaped
+from training.text import escaped
 
 KEEP = "\n\t"
 Verb = TypeVar("Verb", bound=Callable[..., Any])

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from infra.prices import BUCKET_USD_PER_GIB_MONTH
 from infra.stack_config import CHECKPOINT_UNDO_DAYS, PROJECT, UNDO_DAYS
 from infra.sweep import RUNNING, Billed
-from training.untrusted import escaped
+from training.text import aligned, escaped
 
 NOT_LISTED = (
     f"Not listed: the bucket, which is the result and stays (about {BUCKET_USD_PER_GIB_MONTH:.3f} dollars per GiB and month, and "
@@ -58,9 +58,7 @@ def _rows(items: list[Billed]) -> list[str]:
         return []
     rows = [("", "name", "place", "stack", "status", "$/month", "")]
     rows += [(item.kind, item.name, item.place, item.stack, item.status, _price(item), item.note) for item in items]
-    cells = [[escaped(cell) for cell in row] for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(6)]
-    return ["  ".join([*map(str.ljust, row, widths[:5]), row[5].rjust(widths[5]), row[6]]).rstrip() for row in cells]
+    return aligned([[escaped(cell) for cell in row] for row in rows], right=[5])
 
 
 def _sum(items: list[Billed]) -> str:

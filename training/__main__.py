@@ -6,6 +6,7 @@ What takes time to load is loaded by the verb that needs it.
 import argparse
 import errno
 import faulthandler
+import json
 import logging
 import os
 import signal
@@ -113,15 +114,10 @@ def _add_training_verbs(verbs: Verbs) -> None:
         "data names (default: none is written)",
     )
     example = "training show-config configs/runs/demo.yaml optim.lr=3e-4"
-    _run_file(
-        _verb(
-            verbs,
-            "show-config",
-            _show_config,
-            "print every setting with its value and its meaning, and the plan of the run",
-            example,
-        )
-    )
+    what = "print every setting with its value and its meaning, and the plan of the run"
+    run = _verb(verbs, "show-config", _show_config, what, example)
+    _run_file(run)
+    run.add_argument("--json", action="store_true", help="print what the runner needs of it, as JSON, without looking at the data")
 
 
 def _add_result_verbs(verbs: Verbs) -> None:
@@ -229,6 +225,11 @@ def _show_config(chosen: argparse.Namespace) -> None:
     from training.config_text import commented_yaml
 
     config = _config(chosen)
+    if chosen.json:
+        from training.checkpoints.settings import for_runner
+
+        print(json.dumps(for_runner(config)))
+        return
     print(commented_yaml(config))
     from training import run
 

@@ -29,12 +29,5 @@ def nearest(value: str, accepted: Iterable[str], limit: int = 1) -> list[str]:
     return [by_folded[word] for word in get_close_matches(_folded(value), by_folded, n=limit, cutoff=0.6)]
 
 
-def some(words: Iterable[object], limit: int = 10) -> str:
-    """The first `limit` of `words` in a row, with the number of those left out."""
-    listed = [str(word) for word in words]
-    rest = len(listed) - limit
-    return ", ".join(listed[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
 def _folded(word: str) -> str:
     return "".join(character for character in word.casefold() if character not in " _-.")

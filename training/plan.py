@@ -7,8 +7,9 @@ from training.checkpoints.model_file import ModelCard
 from training.config import RunConfig
 from training.data.assemble import Cells
 from training.data.datamodule import CellSetsDataModule
-from training.errors import UserError, some
+from training.errors import UserError
 from training.objectives.perturbation import Perturbation
+from training.text import some
 
 
 def length_of(config: RunConfig, cells: Cells) -> RunLength:

@@ -16,11 +16,12 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from training.cells import RunLength, Split
 from training.checkpoints.callback import PAYLOAD, SaveCheckpoints
 from training.checkpoints.interruption import EndOnInterrupt
-from training.checkpoints.manifest import Checkpoint, config_sha256, settings_of
+from training.checkpoints.manifest import Checkpoint
 from training.checkpoints.model_file import ModelCard, SavedModel, save_model
 from training.checkpoints.progress import WriteProgress
 from training.checkpoints.run_directory import JsonLines, RunDirectory, Start
 from training.checkpoints.run_lock import refuse_if_held
+from training.checkpoints.settings import config_sha256, settings_of
 from training.checkpoints.trained_model import model_at
 from training.checkpoints.training_log import TrainingLog
 from training.config import RunConfig
@@ -29,7 +30,7 @@ from training.data.datamodule import CellSetsDataModule
 from training.data.perturbations import read_features, write_perturbed_genes
 from training.data.reader import Genes
 from training.data.set_aside import trained_on_measuring
-from training.errors import UserError, some
+from training.errors import UserError
 from training.evaluation.baselines import fit_baselines
 from training.evaluation.evaluate import evaluate as judge
 from training.evaluation.model_predictor import ModelPredictor
@@ -41,6 +42,7 @@ from training.evaluation.verdict import Judged, summarise, write_evaluation
 from training.mkl import settle_vector_functions
 from training.objectives.perturbation import Perturbation
 from training.plan import build_objective, length_of, one_pass, plan_text
+from training.text import some
 
 log = logging.getLogger(__name__)
 

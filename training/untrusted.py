@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from training.errors import UserError
+from training.text import escaped
 
 NAME_LENGTH = 100
 ACCEPTED_NAME = f"letters, digits and ._=-, the first a letter or a digit, at most {NAME_LENGTH} characters"
@@ -70,16 +71,3 @@ def single_name(name: str, source: str) -> str:
 def is_single_name(name: str) -> bool:
     """Whether `single_name` accepts a name."""
     return _NAME.fullmatch(name) is not None
-
-
-def escaped(text: str, keep: str = "") -> str:
-    r"""`text` with every character that does not print (terminal escapes, line breaks, marks that turn writing round) as `\x1b`.
-
-    Args:
-        text: From outside.
-        keep: Characters that stay as they are, such as "\n\t" in a log.
-    """
-    return "".join(
-        character if character.isprintable() or character in keep else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in text
-    )

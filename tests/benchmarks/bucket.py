@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.tools.gcs_server import GcsServer, server_path
-from training.bucket.bucket import open_bucket
+from training.runner.bucket.bucket import open_bucket
 
 SMALL_CALLS, BIG_CALLS, GCLOUD_CALLS = 30, 3, 3
 ACTS = ("small write", "read", "list", "60 MB upload")

@@ -64,7 +64,7 @@ def test_a_run_whose_start_was_cut_off_is_said_to_run(there, host, tmp_path):
     with pytest.raises(
         Lost, match=r"screen was started, and needs this laptop no longer; how it goes: \./fab status, \./fab logs$"
     ):
-        runs.train(host, tmp_path / "run.yaml", [], "gs://cells", systemd=False)
+        runs.train(host, tmp_path / "run.yaml", [], "gs://cells")
     cutting.join()
     (there.root / "end").touch()
 

@@ -1,11 +1,12 @@
 """The texts that stay on the machine."""
 
 import subprocess
-from pathlib import Path
 
 import pytest
 
 from bootstrap import hooks
+from bootstrap.facts import Facts
+from training.errors import UserError
 
 ROOT = "/scratch/my cells/incubator"
 
@@ -32,23 +33,17 @@ def test_the_boot_hook_goes_on_detached_and_brings_the_swap_file_back(tmp_path):
     subprocess.run(["sh", root / "boot-hook"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
     called = (tmp_path / "called").read_text().splitlines()
-    assert called == [f"sudo -n swapon {root}/swapfile", f"-P -m training.supervision --root {root} boot"]
+    assert called == [f"sudo -n swapon {root}/swapfile", f"-P -m training.runner --root {root} boot"]
 
     subprocess.run(["sh", root / "boot-hook", "revive"], check=True, env={"PATH": f"{tmp_path}:/usr/bin:/bin"})
 
-    assert (tmp_path / "called").read_text().splitlines()[2:] == [f"-P -m training.supervision --root {root} revive"]
+    assert (tmp_path / "called").read_text().splitlines()[2:] == [f"-P -m training.runner --root {root} revive"]
 
 
-@pytest.mark.needs("systemd-analyze")
-def test_systemd_takes_the_unit(tmp_path: Path):
-    name = hooks.unit_name("lr=3e-4")
-    root = tmp_path / "my cells" / "incubator"
-    (root / "code" / ".venv" / "bin").mkdir(parents=True)
-    (root / "code" / ".venv" / "bin" / "python").symlink_to("/bin/true")
-    (tmp_path / name).write_text(hooks.unit(str(root), "lr=3e-4", "root", f"{root}/.staged/x"))
+def test_code_of_before_is_asked_by_the_name_that_its_runner_had():
+    old = Facts.of("root\t/scratch/incubator\nrunner\ttraining.supervision\n")
 
-    said = subprocess.run(["systemd-analyze", "verify", tmp_path / name], capture_output=True, text=True)
-
-    assert name == r"incubator-lr\x3d3e-4.service"
-    assert [line for line in said.stderr.splitlines() if name in line] == []
-    assert said.returncode == 0, said.stderr
+    assert Facts.of("root\t/scratch/incubator\n").runner == "training.runner"
+    assert " -m training.supervision --root /scratch/incubator status" in hooks.runner(old.root, "status", module=old.runner)
+    with pytest.raises(UserError, match="runner: os; reboot"):
+        Facts.of("root\t/scratch\nrunner\tos; reboot\n")

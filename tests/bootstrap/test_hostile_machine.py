@@ -181,7 +181,7 @@ def test_what_a_machine_prints_is_escaped_wherever_it_is_shown(evil, host, capsy
     nasty = "\\033[2J\\033]0;owned\\007 50%%\\r100%%\\n\\tdone \\342\\200\\256x\\377\\n"
     evil.python(f'case "$*" in *status*) cat {ROOT}/answer ;; *) printf "{nasty}"; printf "{nasty}" >&2; exit 1 ;; esac')
     (evil.root / "jobs" / "job").mkdir(parents=True)
-    (evil.root / "jobs" / "job" / "training.log").write_bytes(
+    (evil.root / "jobs" / "job" / "job.log").write_bytes(
         nasty.replace("%%", "%").encode().decode("unicode_escape").encode("latin-1")
     )
 

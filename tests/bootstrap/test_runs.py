@@ -124,7 +124,7 @@ def laptop_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Laptop]:
 def laptop(laptop_of: Laptop) -> Iterator[Laptop]:
     """It, and no run goes on after the test."""
     yield laptop_of
-    laptop_of.machine.run("pkill -f 'training.supervision.*supervise'; while pgrep -f training.supervision; do sleep 0.2; done")
+    laptop_of.machine.run("pkill -f 'training.runner.*supervise'; while pgrep -f training.runner; do sleep 0.2; done")
     shutil.rmtree(laptop_of.root / "jobs")
     (laptop_of.root / "jobs").mkdir()
 

@@ -13,13 +13,13 @@ from bootstrap import runs
 from tests.tools.answering_machine import RECORD, ROOT, AnsweringMachine
 from tests.tools.ssh_machine import SshMachine
 from training.errors import RunError, UserError
-from training.supervision.job import FORMAT, Job
+from training.runner.job import FORMAT, Job
 
 RUN = {"name": "screen", "data": {"split": "data/split.toml", "control": "control"}, "trainer": {"max_steps": 10}}
 NOW = json.loads(RECORD.read_text()) | {"format": 1}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD = """import argparse, sys
-top = argparse.ArgumentParser(prog="python -m training.supervision")
+top = argparse.ArgumentParser(prog="python -m training.runner")
 top.add_argument("--root", required=True)
 verbs = top.add_subparsers(dest="verb", required=True)
 verbs.add_parser("status")
@@ -54,7 +54,7 @@ def staged(there: AnsweringMachine) -> dict:
 def test_a_start_is_sent_in_a_form_that_the_machine_knows(there, host, run, format_, sent):
     there.says(NOW | {"format": format_})
 
-    runs.train(host, run, [], "gs://cells", systemd=False)
+    runs.train(host, run, [], "gs://cells")
 
     assert staged(there).get("format") == sent
     assert Job.model_validate_json(json.dumps(staged(there))).bucket == "gs://cells"
@@ -66,7 +66,7 @@ def test_no_run_starts_where_nothing_would_bring_its_last_results(there, host, r
     with pytest.raises(
         UserError, match=r"its hooks \(boot-hook, last-sync\) are missing in /mnt/data/incubator; run: \./fab bootstrap"
     ):
-        runs.train(host, run, [], "gs://cells", systemd=False)
+        runs.train(host, run, [], "gs://cells")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_run_that_has_finished_by_its_start_does_not_train(there, host, run, c
     job = NOW["jobs"][0] | {"name": "screen", "phase": phase, "reason": reason, "supervisor_pid": None}
     there.says(NOW | {"jobs": [job]})
 
-    runs.train(host, run, [], "gs://cells", systemd=False)
+    runs.train(host, run, [], "gs://cells")
 
     assert words in capsys.readouterr().out
 
@@ -91,22 +91,22 @@ def test_a_run_that_only_pushes_may_be_given_another_bucket_and_one_that_trains_
     there.says(NOW | {"jobs": [job]})
     for bucket in (None, "gs://wrong"):
         with pytest.raises(UserError, match="screen is pushing already"):
-            runs.train(host, run, [], bucket, systemd=False)
+            runs.train(host, run, [], bucket)
 
-    runs.train(host, run, [], "gs://right", systemd=False)
+    runs.train(host, run, [], "gs://right")
 
     assert "screen only pushes, to gs://wrong: from now on it goes to gs://right" in capsys.readouterr().out
     assert staged(there)["bucket"] == "gs://right"
     there.says(NOW | {"jobs": [job | {"phase": "running"}]})
     with pytest.raises(UserError, match="screen is running already"):
-        runs.train(host, run, [], "gs://right", systemd=False)
+        runs.train(host, run, [], "gs://right")
 
 
 @pytest.mark.parametrize("take_over", [True, False])
 def test_a_run_is_taken_over_only_if_that_is_said(there, host, run, take_over):
     there.says(NOW)
 
-    runs.train(host, run, [], "gs://cells", systemd=False, take_over=take_over)
+    runs.train(host, run, [], "gs://cells", take_over=take_over)
 
     assert [path.name for path in there.root.glob(".staged/*/take-over")] == ["take-over"] * take_over
 
@@ -126,12 +126,12 @@ def test_the_folder_of_a_bucket_must_be_there_and_the_message_says_how(there, ho
     with pytest.raises(
         UserError, match=r"the folder /mnt/data/my safe of incubator-l4, not of this laptop, which is not there"
     ) as no:
-        runs.train(host, run, [], "file:///mnt/data/my%20safe", systemd=False)
+        runs.train(host, run, [], "file:///mnt/data/my%20safe")
     assert not list(there.root.glob(".staged/*"))
     command = re.search(r"make it: (.*)$", str(no.value))
     assert command is not None
     subprocess.run(["sh", "-c", command[1]], check=True)
-    runs.train(host, run, [], "file:///mnt/data/my%20safe", systemd=False)
+    runs.train(host, run, [], "file:///mnt/data/my%20safe")
 
     assert (there.machine.disk / "my safe").is_dir()
 
@@ -142,7 +142,7 @@ def test_a_bucket_of_which_the_machine_tells_is_a_bucket_or_nothing(there, host,
     there.says(NOW | {"jobs": [job]})
 
     with pytest.raises(RunError, match=r"says that screen goes to .*, which is no bucket; name it: --bucket"):
-        runs.train(host, run, [], None, systemd=False)
+        runs.train(host, run, [], None)
 
 
 def test_an_output_dir_that_has_no_effect_there_is_refused_with_the_remedy(run):
@@ -168,7 +168,7 @@ def test_a_verb_that_older_code_does_not_know_is_no_mistake_of_the_user(there, h
 
 
 def test_code_that_lies_elsewhere_there_is_of_another_version(there, host):
-    there.python("echo '/x/python: No module named training.supervision' >&2; exit 1")
+    there.python("echo '/x/python: No module named training.runner' >&2; exit 1")
 
     with pytest.raises(RunError, match=r"does not know `status`: it is of another .* While a run lives there, stop it by hand"):
         runs.status(host)
@@ -181,7 +181,7 @@ def test_a_setting_that_older_code_refuses_says_that_it_is_older(there, host, ru
     check.write_text("#!/bin/sh\necho 'refused: run.yaml: optim.rule: no such key' >&2\nexit 2\n")
 
     with pytest.raises(UserError, match=r"optim\.rule: no such key \(the code there is not that of this laptop\. Bring it"):
-        runs.train(host, run, [], "gs://cells", systemd=False)
+        runs.train(host, run, [], "gs://cells")
 
 
 def test_a_bucket_without_a_name_or_with_a_wrong_one_lists_its_runs(tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from bootstrap.machine import Machine, rented
 from bootstrap.table import duration, table
 from tests.tools.ssh_machine import OUTPUTS
-from training.supervision.report import GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
+from training.runner.report import GpuStatus, IdleStatus, JobStatus, MachineStatus, Status
 
 JOB = JobStatus(
     name="screen", phase="running", reason="", step=1200, total_steps=40000, activity="train", loss=0.512345,

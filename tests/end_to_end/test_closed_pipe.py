@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 TRAINING = (str(BIN / "training"),)
-SUPERVISION = (sys.executable, "-m", "training.supervision", "--root", ".")
+SUPERVISION = (sys.executable, "-m", "training.runner", "--root", ".")
 FAB = (sys.executable, "-P", "-m", "bootstrap.command", "-r", str(ROOT))
 DEMO = str(ROOT / "configs/runs/demo.yaml")
 

@@ -14,8 +14,8 @@ from infra.policy import INSTANCE
 from tests.tools.gcs_server import GcsServer, needs_gcs
 from tests.tools.pushed_run import push_finished_run
 from tests.tools.stand_in_cloud.place import BUCKET, Place
-from training.supervision.job import JobPaths
-from training.supervision.shutdown_report import write_shutdown_report
+from training.runner.job import JobPaths
+from training.runner.shutdown_report import write_shutdown_report
 
 ROOT = Path(__file__).parents[2]
 FAB = Path(sys.executable).parent / "fab"

@@ -27,7 +27,6 @@ DEBIAN = {
     "rsync": "rsync",
     "ssh": "openssh-client",
     "sshd": "openssh-server",
-    "systemd-analyze": "systemd",
     "unshare": "util-linux",
 }
 """The package of Debian and Ubuntu that has each program."""

@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-from training.checkpoints.lease import holder_of, release
 from training.checkpoints.manifest import write_manifest
 from training.checkpoints.progress_file import Progress, write_progress
-from training.checkpoints.push import Pusher
-from training.supervision.job import JobPaths
-from training.supervision.state import State, write_state
+from training.runner.job import JobPaths
+from training.runner.mirror.lease import holder_of, release
+from training.runner.mirror.push import Pusher
+from training.runner.state import State, write_state
 
 STEP = 8
 

@@ -3,7 +3,8 @@
 import pytest
 
 from training.errors import UserError
-from training.untrusted import escaped, file_below, path_below, single_name
+from training.text import escaped
+from training.untrusted import file_below, path_below, single_name
 
 BAD = [
     "",

@@ -1,17 +1,14 @@
 """A checkpoint is a folder `step=000004000/` whose MANIFEST.json is written last: without a true one it does not count."""
 
 import hashlib
-import json
 import logging
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from training.config import RunConfig
+from training.files import flush_to_disk, write_json
 from training.untrusted import file_below
 
 log = logging.getLogger(__name__)
@@ -88,12 +85,9 @@ def write_manifest(folder: Path, step: int, config_sha256: str, data_fingerprint
     files = tuple(File(str(path.relative_to(folder)), path.stat().st_size, _sha256(path)) for path in payload)
     manifest = Manifest(step, config_sha256, data_fingerprint, val_loss_total, files)
     for path in payload:
-        _flush(path)
-    partial = folder / f".{MANIFEST}.partial"
-    partial.write_text(json.dumps(asdict(manifest), indent=1) + "\n")
-    _flush(partial)
-    partial.rename(folder / MANIFEST)
-    _flush(folder)
+        flush_to_disk(path)
+    write_json(folder / MANIFEST, asdict(manifest), flush=True)
+    flush_to_disk(folder)
     return manifest
 
 
@@ -130,46 +124,6 @@ def best(checkpoints: tuple[Checkpoint, ...]) -> Checkpoint | None:
     return min(validated, key=lambda c: (c.manifest.val_loss_total, c.step), default=None)
 
 
-# A resumed run may differ from its beginning in these: they name places, cadences and lengths, and leave the weights of a
-# given step alone (the length does not, under a cosine; whoever lengthens such a run knows it).
-MAY_CHANGE = frozenset({
-    "name", "output_dir", "resume", "overwrite", "data.split", "data.perturbation_features_file", "data.num_workers",
-    "data.prefetch_batches", "trainer.max_steps", "trainer.max_epochs", "trainer.device", "trainer.log_every_steps",
-    "checkpoints.every_steps", "checkpoints.keep_last",
-})  # fmt: skip
-
-
-# Settings that came later, with the values (as JSON) under which a run is what it was without them: they do not change its hash.
-AS_BEFORE = {"evaluation.seed": "0", "evaluation.control_fraction": "null", "data.separator": '"+"'}
-
-
-def fixed_settings(config: RunConfig) -> dict[str, str]:
-    """Dotted key -> value as JSON, for the settings that a resumed run must share with its beginning.
-
-    The paths of split and features may change, their content is in the data's fingerprint.
-    """
-    return {key: value for key, value in settings_of(config).items() if key not in MAY_CHANGE}
-
-
-def settings_of(config: RunConfig) -> dict[str, str]:
-    """Dotted key -> value as JSON."""
-    return dict(_settings(config.model_dump(mode="json")))
-
-
-def config_sha256(config: RunConfig) -> str:
-    """Hash of the settings that a resumed run must share with its beginning."""
-    settings = {key: value for key, value in fixed_settings(config).items() if AS_BEFORE.get(key) != value}
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _settings(values: dict[str, object], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", json.dumps(value)
-
-
 def _read(folder: Path) -> Manifest | None:
     try:
         manifest = manifest_of((folder / MANIFEST).read_bytes())
@@ -182,11 +136,3 @@ def _read(folder: Path) -> Manifest | None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

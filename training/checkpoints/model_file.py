@@ -13,6 +13,7 @@ from training.cells import Sizes
 from training.config import StateTransitionConfig
 from training.data.set_aside import SetAside
 from training.errors import RunError, UserError
+from training.files import partial_file
 from training.models.state_transition import OutputSpace, StateTransition
 
 FORMAT = 1
@@ -93,12 +94,10 @@ def save_model(saved: SavedModel, path: Path) -> None:
         "step": saved.step,
         "val_loss_total": saved.val_loss_total,
     }
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        torch.save(content, partial)
-        partial.rename(path)
+        with partial_file(path) as partial:
+            torch.save(content, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        partial.unlink(missing_ok=True)
         raise RunError(f"{path}: could not be written ({' '.join(str(error).split())}); the checkpoints are intact") from error
 
 

@@ -1,11 +1,12 @@
 """progress.json: how far a run is, for whoever watches it from outside. Opens without torch."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 from pydantic import TypeAdapter
+
+from training.files import write_json
 
 PROGRESS = "progress.json"
 
@@ -35,9 +36,7 @@ _PROGRESS = TypeAdapter(Progress)
 
 def write_progress(run: Path, progress: Progress) -> None:
     """Put the file in place, whole. It is not flushed to the disk: it speaks of a living process."""
-    partial = run / f".{PROGRESS}.partial"
-    partial.write_text(json.dumps(asdict(progress)) + "\n")
-    partial.rename(run / PROGRESS)
+    write_json(run / PROGRESS, asdict(progress))
 
 
 def read_progress(run: Path) -> Progress | None:

@@ -11,7 +11,8 @@ import os
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -23,11 +24,15 @@ from lightning.pytorch.loggers.logger import Logger
 
 from training.arc_run import is_arc_run, what_to_do
 from training.checkpoints import run_lock
-from training.checkpoints.manifest import Checkpoint, complete_checkpoints, config_sha256, fixed_settings, newest_intact
+from training.checkpoints.manifest import Checkpoint, complete_checkpoints, newest_intact
+from training.checkpoints.settings import config_sha256, fixed_settings
 from training.config import RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
-from training.errors import UserError, some
+from training.errors import UserError
+from training.files import write_text
+from training.run_facts import FORMAT, RUN_JSON
+from training.text import some
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +90,7 @@ class RunDirectory:
 
         Raises: UserError if the file is not what a run writes.
         """
-        path = self.path / "run.json"
+        path = self.path / RUN_JSON
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -228,7 +233,7 @@ class RunDirectory:
 
     def _refuse_foreign(self) -> None:
         """Refuse a folder that holds anything but a run of ours."""
-        if is_arc_run(self.path) and not (self.path / "run.json").exists():
+        if is_arc_run(self.path) and not (self.path / RUN_JSON).exists():
             raise UserError(f"{self.path}: {what_to_do(self.path)}")
         if not self.facts():
             raise UserError(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
@@ -261,6 +266,8 @@ class RunDirectory:
 
     def _record(self, start: Start, checkpoint: Checkpoint | None) -> None:
         facts = self.facts()
+        if not facts:
+            facts = {"format": FORMAT, "run_id": uuid.uuid4().hex}
         entry = {
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "step": checkpoint.step if checkpoint else 0,
@@ -276,7 +283,7 @@ class RunDirectory:
             "split": start.split,
             "starts": [*facts.get("starts", []), entry],
         }
-        write_text(self.path / "run.json", json.dumps(facts, indent=1) + "\n")
+        write_text(self.path / RUN_JSON, json.dumps(facts, indent=1) + "\n")
 
 
 class JsonLines(Logger):
@@ -319,31 +326,3 @@ def git_commit() -> str | None:
     except OSError:
         return None
     return described.stdout.strip() or None if described.returncode == 0 else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises: OSError naming `path`; what was there is intact, and nothing is beside it.
-    """
-    write_texts({path: text})
-
-
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write files that belong together: all of them, or none where one of them finds no room.
-
-    Raises: OSError naming the file.
-    """
-    partials = {path: path.with_name(f".{path.name}.partial") for path in texts}
-    try:
-        for path, text in texts.items():
-            try:
-                partials[path].write_text(text, encoding="utf-8")
-            except OSError as error:
-                raise OSError(error.errno, error.strerror, str(path)) from None
-        for path, partial in partials.items():
-            partial.rename(path)
-    finally:
-        for partial in partials.values():
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)

@@ -7,7 +7,8 @@ from training.checkpoints.callback import PAYLOAD
 from training.checkpoints.manifest import Checkpoint, best, complete_checkpoints, is_intact
 from training.checkpoints.model_file import SavedModel, load_checkpoint_model, load_model
 from training.checkpoints.run_directory import RunDirectory
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from training.data.split_report import (
 )
 from training.data.splits import assign_splits, find_files, read_split_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, key, read_table
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 log = logging.getLogger(__name__)
 

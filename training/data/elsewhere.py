@@ -5,7 +5,8 @@ from typing import Literal
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.kinds import looks_like, rows_to_look_at
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 NORMALISE = ("sc.pp.normalize_total(adata, target_sum=1e4)", "sc.pp.log1p(adata)")
 """From raw counts in `adata.X` to log1p values."""

@@ -6,7 +6,8 @@ from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.values import Source
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 
 def nothing_shared(config: CellSetsConfig, first_file: H5adFile, first: Source, file: H5adFile, source: Source) -> str:

@@ -24,7 +24,8 @@ from training.data import csc
 from training.data.fingerprint import hash_arrays
 from training.data.h5ad_errors import how_to_make_unique, why_no_file, why_not_opened, why_not_read
 from training.data.matrices import Csr, Dense, Matrix, why_slow
-from training.errors import RunError, UserError, did_you_mean, some
+from training.errors import RunError, UserError, did_you_mean
+from training.text import some
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import h5py
 
-from training.errors import did_you_mean, some
+from training.errors import did_you_mean
+from training.text import some
 
 FILTERS = {
     1: "gzip",

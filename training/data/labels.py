@@ -18,7 +18,8 @@ from training.config import CellSetsConfig
 from training.data.combinations import SEPARATORS, joined_by, parts
 from training.data.h5ad import Labels
 from training.data.table import SPLITS, CellTable, key
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 log = logging.getLogger(__name__)
 

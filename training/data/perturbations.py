@@ -25,7 +25,8 @@ from training.cells import FloatArray
 from training.config import CellSetsConfig
 from training.data.combinations import has_idle_separator, parts
 from training.data.h5ad_errors import why_no_file
-from training.errors import RunError, UserError, did_you_mean, some
+from training.errors import RunError, UserError, did_you_mean
+from training.text import some
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,8 @@ from training.data.gene_names import nothing_shared
 from training.data.h5ad import H5adFile
 from training.data.h5ad_errors import rewritten
 from training.data.values import Source, check_values, read_values
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 log = logging.getLogger(__name__)
 

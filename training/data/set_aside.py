@@ -16,7 +16,7 @@ import numpy as np
 from training.cells import CellReader, Condition
 from training.config import EvaluationConfig
 from training.data.table import SET_ASIDE, CellTable, key
-from training.errors import some
+from training.text import some
 
 LEAST_CELLS = 8
 """A cell type that cannot give so many sets none aside and is not judged; each draw of an evaluation halves them."""

@@ -9,7 +9,8 @@ from training.cells import Split
 from training.config import CellSetsConfig
 from training.data.sets import Groups, cut
 from training.data.table import SPLITS, CellTable
-from training.errors import UserError, some
+from training.errors import UserError
+from training.text import some
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import numpy as np
 from training.cells import Condition, IntArray, Split
 from training.data.sets import Groups, cut
 from training.data.table import SPLITS, UNUSED, CellTable
-from training.errors import some
+from training.text import aligned, some
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,7 @@ def summary_of(report: SplitReport, validation: Literal["split", "test", "none"]
     """The report as text."""
     head = ("data set", "cell type", "split", "perturbations", "cells", "controls", "set aside", "sets", "in no set")
     rows = [head, *(tuple(_shown(value) for value in vars(row).values()) for row in report.rows)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    lines = [
-        "  " + "  ".join(word.ljust(w) if i < 3 else word.rjust(w) for i, (word, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    lines = [f"  {line}" for line in aligned(rows, right=range(3, len(head)))]
     sets = ", ".join(f"{number:,} of {length}" for length, number in report.training_sets)
     lines.append(f"Training sets per epoch: {sets or 'none'} cells; a group that fills no full set gives shorter ones")
     if report.in_no_set:

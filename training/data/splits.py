@@ -25,7 +25,8 @@ from training.cells import Split
 from training.data.h5ad import Labels
 from training.data.h5ad_errors import why_no_file
 from training.data.table import SPLITS, UNUSED, BoolArray, CellTable, SplitArray
-from training.errors import UserError, did_you_mean, some
+from training.errors import UserError, did_you_mean
+from training.text import some
 
 TABLES = ("datasets", "training", "zeroshot", "fewshot")
 SUFFIXES = (".h5", ".h5ad")

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from training.cells import Condition, IntArray, Split
 from training.config import CellSetsConfig
 from training.data.h5ad import H5adFile, Labels
-from training.errors import UserError, did_you_mean, some
+from training.errors import UserError, did_you_mean
+from training.text import some
 
 BoolArray = npt.NDArray[np.bool_]
 SplitArray = npt.NDArray[np.int8]

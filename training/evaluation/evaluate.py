@@ -19,11 +19,12 @@ from training.cells import Condition, ControlCells, FloatArray, IntArray, Predic
 from training.data.assemble import Cells
 from training.data.set_aside import LEAST_CELLS
 from training.data.table import SPLITS
-from training.errors import UserError, some
+from training.errors import UserError
 from training.evaluation import metrics
 from training.evaluation.draws import control_halves, drawn, halves, mean_cell, mean_cells
 from training.evaluation.metrics import METRICS, Metric
 from training.evaluation.shifts import context_of
+from training.text import some
 
 log = logging.getLogger(__name__)
 

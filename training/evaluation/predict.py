@@ -13,11 +13,13 @@ import pandas as pd
 from training.cells import IntArray
 from training.checkpoints.model_file import ModelCard
 from training.data.assemble import Cells
-from training.errors import RunError, UserError, some
+from training.errors import RunError, UserError
 from training.evaluation.draws import drawn
 from training.evaluation.evaluate import gem_groups_of
 from training.evaluation.model_predictor import ModelPredictor
 from training.evaluation.requests import Request
+from training.files import partial_file
+from training.text import some
 
 log = logging.getLogger(__name__)
 
@@ -51,21 +53,23 @@ def predict(cells: Cells, predictor: ModelPredictor, requests: Sequence[Request]
     for request in requests:
         assert predictor.knows(request.condition.perturbation), request
     starts = _starts(cells, requests)
-    partial = output.with_name(f".{output.name}.partial")
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        partial.touch()
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.filename}: {error.strerror}") from None
-    try:
-        _write_frame(partial, cells, predictor.card, requests, starts, provenance)
-        _stream(partial, cells, predictor, requests, starts)
-        partial.replace(output)
+        with partial_file(output) as partial:
+            _make(partial, output)
+            _write_frame(partial, cells, predictor.card, requests, starts, provenance)
+            _stream(partial, cells, predictor, requests, starts)
     except OSError as error:
         raise RunError(f"{output}: could not be written to the end: {error}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     log.info("predict: %d cells of %d conditions in %s", sum(map(len, starts)), len(requests), output)
+
+
+def _make(file: Path, output: Path) -> None:
+    """Create `file`, which will be `output`, and its folder before anything is computed."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.filename}: {error.strerror}") from None
 
 
 def _refuse_place(output: Path) -> None:

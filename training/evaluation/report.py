@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from training.checkpoints.run_directory import write_text
 from training.evaluation.curves import PANELS, History, draw, read_history
 from training.evaluation.evaluate import CEILING
 from training.evaluation.metrics import BY_NAME, METRICS
 from training.evaluation.verdict import MODEL, PHRASES, shown
+from training.files import write_text
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }

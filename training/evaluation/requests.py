@@ -14,7 +14,8 @@ from training.config import CellSetsConfig
 from training.data.assemble import Cells
 from training.data.labels import identity
 from training.data.table import CellTable
-from training.errors import UserError, did_you_mean, some
+from training.errors import UserError, did_you_mean
+from training.text import some
 
 log = logging.getLogger(__name__)
 

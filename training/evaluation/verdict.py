@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 
 from training.cells import Condition, Representation, Split
-from training.checkpoints.run_directory import write_texts
 from training.data.set_aside import LEAST_CELLS
-from training.errors import some
 from training.evaluation.comparison import CONFIDENCE, DECISIVE, FEW, Comparison, Outcome, Values, compare, margin_of, values_of
 from training.evaluation.evaluate import CEILING, DRAWS, MAX_CELLS, Measured, Score
 from training.evaluation.metrics import BY_NAME, METRICS
 from training.evaluation.model_predictor import ModelPredictor
+from training.files import write_texts
+from training.text import some
 
 MODEL = ModelPredictor.name
 TABLE = "evaluation.csv"

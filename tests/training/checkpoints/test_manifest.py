@@ -4,16 +4,8 @@ import shutil
 import pytest
 
 from training.checkpoints import manifest
-from training.checkpoints.manifest import (
-    MANIFEST,
-    best,
-    complete_checkpoints,
-    config_sha256,
-    fixed_settings,
-    folder_of,
-    newest_intact,
-    write_manifest,
-)
+from training.checkpoints.manifest import MANIFEST, best, complete_checkpoints, folder_of, newest_intact, write_manifest
+from training.checkpoints.settings import config_sha256, fixed_settings
 from training.config_loader import load_config
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from training.checkpoints.manifest import config_sha256, folder_of, is_intact, write_manifest
-from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit, write_texts
+from training.checkpoints.manifest import folder_of, is_intact, write_manifest
+from training.checkpoints.run_directory import JsonLines, RunDirectory, Start, git_commit
+from training.checkpoints.settings import config_sha256
 from training.checkpoints.trained_model import model_at
 from training.config_loader import load_config
 from training.errors import UserError
+from training.files import write_texts
 
 
 @pytest.fixture

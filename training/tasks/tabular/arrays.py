@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from training.bucket.bucket import open_bucket
-from training.errors import UserError, did_you_mean, some
+from training.errors import UserError, did_you_mean
+from training.runner.bucket.bucket import open_bucket
 from training.tasks.tabular.config import ArraysConfig
-from training.untrusted import escaped
+from training.text import escaped, some
 
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from training.errors import UserError, did_you_mean
 from training.tasks.tabular.config import LESSON_LR, LESSON_MAX_EPOCHS, LESSON_MIN_DELTA, LESSON_PATIENCE, TabularConfig
-from training.untrusted import escaped
+from training.text import escaped
 
 RUN_NAME = "train_nn"
 _KEYS = {

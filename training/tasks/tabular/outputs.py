@@ -14,9 +14,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from training.bucket.bucket import open_bucket
-from training.checkpoints.run_directory import write_text
 from training.errors import RunError, UserError
+from training.files import partial_file, write_text
+from training.runner.bucket.bucket import open_bucket
 from training.tasks.tabular.arrays import TabularData
 from training.tasks.tabular.config import TabularConfig
 from training.tasks.tabular.early_stopping import EarlyStopping
@@ -131,14 +131,11 @@ def save_state_dict(model: Mlp, path: Path) -> None:
 
     Raises: RunError if the disk is full.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
-        partial.rename(path)
+        with partial_file(path) as partial:
+            torch.save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}, partial)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise RunError(f"{path}: could not be written ({' '.join(str(error).split())}); the checkpoints are intact") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def copy_artifacts(run_directory: Path, to: str) -> list[str]:
@@ -157,9 +154,8 @@ def copy_artifacts(run_directory: Path, to: str) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name in present:
-            partial = folder / f".{name}.partial"
-            shutil.copyfile(run_directory / name, partial)
-            partial.rename(folder / name)
+            with partial_file(folder / name) as partial:
+                shutil.copyfile(run_directory / name, partial)
     except OSError as error:
         raise UserError(f"{to}: the results cannot be written there: {error.strerror}; they stand in {run_directory}") from None
     return [str(folder / name) for name in present]

@@ -9,6 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import UserError, some
+from training.errors import UserError
+from training.files import partial_file
 from training.tasks.tabular.table_file import CsvTable, read_csv
-from training.untrusted import escaped
+from training.text import escaped, some
 
 log = logging.getLogger(__name__)
 
@@ -237,19 +239,11 @@ def _save(arrays: dict[Path, dict[str, npt.NDArray[Any]]]) -> None:
     for path in arrays:
         if path.exists():
             raise UserError(f"{path}: exists already (accepted: another folder, or remove it)")
-    partials = {path: path.with_name(f".{path.name}.partial") for path in arrays}
-    try:
+    with ExitStack() as stack:
         for path, own in arrays.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partials[path].open("wb") as stream:
+            with stack.enter_context(partial_file(path)).open("wb") as stream:
                 np.savez_compressed(stream, allow_pickle=False, **own)
-        for path, partial in partials.items():
-            partial.rename(path)
-    except OSError as error:
-        raise UserError(f"{error.filename or next(iter(arrays))}: cannot be written: {error.strerror}") from None
-    finally:
-        for partial in partials.values():
-            partial.unlink(missing_ok=True)
 
 
 def _described(column: Column) -> str:

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.checkpoints.run_directory import write_text
 from training.errors import UserError
+from training.files import write_text
 
 COLUMNS = ("PassengerId", "Survived", "Pclass", "Name", "Sex", "Age", "SibSp", "Parch", "Ticket", "Fare", "Cabin", "Embarked")
 PROBABILITY = "SurvivalProbability"

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from training.errors import UserError, did_you_mean, some
-from training.untrusted import escaped
+from training.errors import UserError, did_you_mean
+from training.text import escaped, some
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 """What stands for no value, in any case of letters."""

@@ -86,6 +86,17 @@ def test_a_win_on_few_rows_is_none():
     assert compared[0].outcome == "undecided"
 
 
+@pytest.mark.parametrize(("won", "outcome"), [(7, "undecided"), (8, "better")])
+def test_a_win_is_corrected_for_the_number_of_comparisons(won, outcome):
+    y = np.ones(won + 91, int)
+    other = np.r_[np.full(won, 0.4), np.full(91, 0.9)]  # wrong on these rows, on which the model is right
+
+    compared = compare(np.full(len(y), 0.9), {MAJORITY: other, LOGISTIC: other}, y)
+
+    assert 0.05 / 16 < compared[0].p_value < 0.05  # 2 / 2**7 is 0.0156, 2 / 2**8 is 0.0078, and 0.05 / 4 is 0.0125
+    assert compared[0].outcome == outcome
+
+
 def test_where_the_majority_class_is_not_beaten_nothing_is_won():
     y = np.array([0, 1] * 100)
     model, bad = np.full(200, 0.5), np.where(y == 1, 0.2, 0.8)

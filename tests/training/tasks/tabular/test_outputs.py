@@ -10,8 +10,8 @@ from torch import nn
 
 from tests.tools.gcs_server import gcs_served
 from tests.training.tasks.tabular.conftest import config_of, fit
-from training.bucket.bucket import open_bucket
 from training.errors import UserError
+from training.runner.bucket.bucket import open_bucket
 from training.tasks.tabular.evaluation import evaluate
 from training.tasks.tabular.objective import probabilities
 from training.tasks.tabular.outputs import ARTIFACTS, copy_artifacts, metrics_of, save_state_dict, write_metrics
