@@ -93,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
     _add_training_verbs(verbs)
     _add_result_verbs(verbs)
     _add_simulate(verbs)
+    _add_table_verbs(verbs)
     return top
 
 
@@ -157,6 +158,26 @@ def _add_simulate(verbs: Verbs) -> None:
     run.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help=f"settings that differ from the defaults, which are {defaults}"
     )
+
+
+def _add_table_verbs(verbs: Verbs) -> None:
+    example = "training simulate-table runs/passengers.csv"
+    sentence = "write a made-up table of passengers whose true probabilities of surviving are known"
+    run = _verb(verbs, "simulate-table", _simulate_table, sentence, example)
+    run.add_argument("output", type=Path, metavar="OUT.csv", help="file to write")
+    run.add_argument("--rows", type=int, default=891, metavar="N", help="rows of the table (default: %(default)s)")
+    run.add_argument("--seed", type=int, default=42, metavar="N", help="seed of all that is drawn (default: %(default)s)")
+    example = "training pack-table titanic_train.csv --target Survived --output data"
+    sentence = "make the two .npz files of a tabular run, train_data.npz and val_data.npz, from a CSV file"
+    run = _verb(verbs, "pack-table", _pack_table, sentence, example)
+    run.add_argument("csv", type=Path, metavar="CSV", help="table with a header")
+    run.add_argument("--target", required=True, metavar="COLUMN", help="column with the two classes")
+    run.add_argument("--output", type=Path, default=Path("."), metavar="FOLDER", help="where the files go (default: here)")
+    columns = "columns that the model sees, with commas (default: those of the passenger table if all are there, else all)"
+    run.add_argument("--columns", type=lambda text: text.split(","), metavar="A,B,C", help=columns)
+    known = "column with the true probability of class 1, where the table is made up (default: none)"
+    run.add_argument("--probability", metavar="COLUMN", help=known)
+    run.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the split (default: %(default)s)")
 
 
 def _verb(
@@ -268,6 +289,24 @@ def _simulate(chosen: argparse.Namespace) -> None:
     raise_at_interrupt()
     for path in simulate(Simulation.of(chosen.settings), chosen.output).paths:
         print(path)
+
+
+def _simulate_table(chosen: argparse.Namespace) -> None:
+    from training.tasks.tabular.simulation import PROBABILITY, simulate_table
+
+    raise_at_interrupt()
+    best = simulate_table(chosen.output, chosen.rows, chosen.seed)
+    print(
+        f"{chosen.output}\nThe best possible rule has an accuracy of {best:.4f} on average ({PROBABILITY} has its probabilities)."
+    )
+
+
+def _pack_table(chosen: argparse.Namespace) -> None:
+    from training.tasks.tabular.pack import pack_table
+
+    raise_at_interrupt()
+    packed = pack_table(chosen.csv, chosen.target, chosen.output, chosen.columns, chosen.probability, chosen.seed)
+    print(packed.summary())
 
 
 _PRINTS_ONLY = (_check, _show_config)

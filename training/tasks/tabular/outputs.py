@@ -20,15 +20,37 @@ from training.runner.bucket.bucket import open_bucket
 from training.tasks.tabular.arrays import TabularData
 from training.tasks.tabular.config import TabularConfig
 from training.tasks.tabular.early_stopping import EarlyStopping
-from training.tasks.tabular.evaluation import TabularEvaluation
+from training.tasks.tabular.evaluation import TabularEvaluation, evaluate
 from training.tasks.tabular.model import Mlp
-from training.tasks.tabular.objective import MONITORED, Classification, measured
+from training.tasks.tabular.objective import MONITORED, Classification, measured, probabilities
 
 log = logging.getLogger(__name__)
 
-HISTORY, STATE_DICT = "eval_history.csv", "state_dict.pt"
-ARTIFACTS = ("training.log", HISTORY, "model.pt", STATE_DICT, "metrics.json")
+HISTORY, STATE_DICT, METRICS = "eval_history.csv", "state_dict.pt", "metrics.json"
+ARTIFACTS = ("training.log", HISTORY, "model.pt", STATE_DICT, METRICS)
 """What the lesson's script leaves in its output folder, and `state_dict.pt`; `metrics.json` is copied last."""
+
+
+def write_results(
+    config: TabularConfig, data: TabularData, module: Classification, stopping: EarlyStopping, last_epoch: int
+) -> TabularEvaluation:
+    """Judge the weights that are kept, and write `state_dict.pt` and `metrics.json` into the run directory.
+
+    Afterwards `module` has these weights. The last lines are the `validation_*` lines of these weights, and the verdict.
+
+    Raises: RunError if the disk is full.
+    """
+    stopping.restore(module)
+    model = module.model
+    chose = config.early_stopping.restore_best or last_epoch < config.trainer.max_epochs
+    evaluation = evaluate(probabilities(model, data.val), data, chose)
+    metrics = metrics_of(config, data, model, stopping, last_epoch, evaluation)
+    save_state_dict(model, config.directory / STATE_DICT)
+    write_metrics(config.directory / METRICS, metrics)
+    for line in validation_lines(metrics["final_val_loss"], metrics["final_val_accuracy"]):
+        log.info("%s", line)
+    log.info("%s", evaluation.verdict)
+    return evaluation
 
 
 def validation_lines(loss: float, accuracy: float) -> tuple[str, str]:

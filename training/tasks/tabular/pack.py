@@ -88,6 +88,8 @@ def pack_table(
 
     Raises: UserError for a table that cannot be used, or files that exist; nothing is written then.
     """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed} (accepted: 0 to 2**32 - 1)")
     table = read_csv(csv_file)
     y, classes = _target(table, target)
     chosen = _chosen(table, target, columns, probability)
@@ -239,9 +241,13 @@ def _save(arrays: dict[Path, dict[str, npt.NDArray[Any]]]) -> None:
     for path in arrays:
         if path.exists():
             raise UserError(f"{path}: exists already (accepted: another folder, or remove it)")
+    folder = next(iter(arrays)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be made: {error.strerror} (accepted: a folder that can be written)") from None
     with ExitStack() as stack:
         for path, own in arrays.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
             with stack.enter_context(partial_file(path)).open("wb") as stream:
                 np.savez_compressed(stream, allow_pickle=False, **own)
 

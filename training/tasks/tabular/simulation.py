@@ -19,6 +19,7 @@ COLUMNS = ("PassengerId", "Survived", "Pclass", "Name", "Sex", "Age", "SibSp", "
 PROBABILITY = "SurvivalProbability"
 """Column with the true probability of surviving."""
 N_ROWS, SEED = 891, 42
+LEAST_ROWS, MOST_ROWS = 10, 10_000_000
 AGE_MISSING_FRACTION = 0.2
 EMBARKED_MISSING_FRACTION = 0.003
 
@@ -86,10 +87,12 @@ def simulate_table(output: Path, n_rows: int = N_ROWS, seed: int = SEED) -> floa
     """Write a made-up table.
 
     Returns: the accuracy of the best possible rule on these rows, on average over the chance in their labels.
-    Raises: UserError if `output` exists, or too few rows are asked for.
+    Raises: UserError if `output` exists, or for a number of rows or a seed that cannot be.
     """
-    if n_rows < 10:
-        raise UserError(f"n_rows: {n_rows} (accepted: at least 10)")
+    if not LEAST_ROWS <= n_rows <= MOST_ROWS:
+        raise UserError(f"--rows {n_rows} (accepted: {LEAST_ROWS} to {MOST_ROWS:,})")
+    if seed < 0:
+        raise UserError(f"--seed {seed} (accepted: 0 or more)")
     if output.exists():
         raise UserError(f"{output}: exists already (accepted: another name, or remove it)")
     passengers = draw_passengers(n_rows, seed)

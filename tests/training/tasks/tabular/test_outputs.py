@@ -12,9 +12,7 @@ from tests.tools.gcs_server import gcs_served
 from tests.training.tasks.tabular.conftest import config_of, fit
 from training.errors import UserError
 from training.runner.bucket.bucket import open_bucket
-from training.tasks.tabular.evaluation import evaluate
-from training.tasks.tabular.objective import probabilities
-from training.tasks.tabular.outputs import ARTIFACTS, copy_artifacts, metrics_of, save_state_dict, write_metrics
+from training.tasks.tabular.outputs import ARTIFACTS, copy_artifacts, save_state_dict, write_results
 
 KEYS = [
     "final_val_loss", "final_val_accuracy", "best_val_loss", "best_epoch", "stopped_epoch", "patience", "min_delta", "restore_best",
@@ -43,14 +41,10 @@ def test_the_history_has_a_row_an_epoch(trained):
     assert [line.split(",")[0] for line in lines[1:]] == [str(i) for i in range(1, trained.trainer.global_step + 1)]
 
 
-def test_metrics_have_every_key_of_the_script_and_the_evaluation(trained):
-    model, data = trained.module.model, trained.data
-    judged = evaluate(probabilities(model, data.val), data)
+def test_results_have_every_key_of_the_script_and_the_evaluation(trained, caplog):
     last = trained.trainer.global_step
 
-    write_metrics(
-        trained.config.directory / "metrics.json", metrics_of(trained.config, data, model, trained.stopping, last, judged)
-    )
+    evaluation = write_results(trained.config, trained.data, trained.module, trained.stopping, last)
 
     metrics = json.loads((trained.config.directory / "metrics.json").read_text())
     assert list(metrics)[: len(KEYS)] == KEYS
@@ -62,7 +56,26 @@ def test_metrics_have_every_key_of_the_script_and_the_evaluation(trained):
     assert (metrics["train_rows"], metrics["val_rows"], metrics["features"]) == (712, 179, [0, 1, 2, 3, 4, 5, 6])
     assert metrics["feature_names"][1] == "Sex"
     assert metrics["device"] == "cpu"
-    assert metrics["verdict"].startswith("Verdict: on 179 validation rows")
+    assert metrics["verdict"] == evaluation.verdict
+    assert evaluation.rows_chose_the_epoch
+    assert [record.getMessage() for record in caplog.records[-3:]] == [
+        f"validation_loss: {metrics['final_val_loss']:.6f}",
+        f"validation_accuracy: {metrics['final_val_accuracy']:.6f}",
+        evaluation.verdict,
+    ]
+    assert set(torch.load(trained.config.directory / "state_dict.pt")) == set(trained.module.model.state_dict())
+
+
+@pytest.mark.parametrize(("stop", "chose"), [({"restore_best": False, "patience": 2}, True), ({"restore_best": False}, False)])
+def test_the_last_weights_of_a_whole_run_were_chosen_by_nobody(passengers, tmp_path, stop, chose):
+    settings: dict[str, Any] = {"optim": {"lr": 0.1}, "trainer": {"device": "cpu", "max_epochs": 12}, "early_stopping": stop}
+    done = fit(config_of(passengers, tmp_path, **settings))
+    kept = {name: weight.clone() for name, weight in done.module.state_dict().items()}
+
+    evaluation = write_results(done.config, done.data, done.module, done.stopping, done.trainer.global_step)
+
+    assert evaluation.rows_chose_the_epoch == chose
+    assert all(torch.equal(weight, kept[name]) for name, weight in done.module.state_dict().items())
 
 
 def test_both_lines_stand_alone_for_printed_epochs(trained, caplog):

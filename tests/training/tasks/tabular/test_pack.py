@@ -196,6 +196,13 @@ def test_a_file_without_rows_or_of_another_encoding_is_refused(table, tmp_path):
     refused(tmp_path / "tabel.csv", "no such file; did you mean table.csv?")
 
 
+def test_a_folder_that_cannot_be_made_is_refused(table):
+    path = table()
+
+    with pytest.raises(UserError, match=r"--output .*table\.csv/out: cannot be made: Not a directory"):
+        pack_table(path, "sick", path / "out")
+
+
 def test_a_byte_order_mark_and_spaces_are_no_part_of_a_name(table, tmp_path):
     path = table(header="\ufeffage, port ,sick")
 
@@ -210,6 +217,7 @@ def test_a_byte_order_mark_and_spaces_are_no_part_of_a_name(table, tmp_path):
         ({"columns": ["age", "sick"]}, ("--columns: sick: is what is to be predicted",)),
         ({"columns": ["age", "age"]}, ("names a column twice",)),
         ({"columns": []}, ("or none",)),
+        ({"seed": -1}, ("--seed -1 (accepted: 0 to 2**32 - 1)",)),
         ({"probability": "age"}, ("column age: '20': is no probability",)),
         ({"probability": "port"}, ("column port: 'A': is no probability",)),
     ],

@@ -75,5 +75,7 @@ def test_what_exists_is_left_alone_and_too_few_rows_are_refused(tmp_path):
 
     with pytest.raises(UserError, match=r"mine\.csv: exists already"):
         simulate_table(tmp_path / "mine.csv")
-    with pytest.raises(UserError, match=r"n_rows: 3 \(accepted: at least 10\)"):
+    with pytest.raises(UserError, match=r"--rows 3 \(accepted: 10 to 10,000,000\)"):
         simulate_table(tmp_path / "few.csv", 3)
+    with pytest.raises(UserError, match=r"--seed -1 \(accepted: 0 or more\)"):
+        simulate_table(tmp_path / "few.csv", 30, -1)
