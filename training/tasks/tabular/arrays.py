@@ -129,7 +129,7 @@ def _loaded(path: Path, place: str, key: str) -> dict[str, Any]:
         raise UserError(f"{key}: {place}: is no .npz file ({accepted}); from a table: training pack-table CSV --target COLUMN")
     arrays: dict[str, Any] = {}
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             for name in file.files:
                 try:
                     arrays[name] = file[name]

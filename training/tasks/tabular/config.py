@@ -3,6 +3,7 @@
 The defaults are those of the script that this task follows; `lesson_command.py` reads its command line.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -98,3 +99,17 @@ class TabularConfig(Part):
     def directory(self) -> Path:
         """The run's folder."""
         return Path(self.output_dir).expanduser() / self.name
+
+
+# A setting that cannot take effect in the run at hand is refused where the user wrote it: (key, idle when, why).
+IDLE: tuple[tuple[str, Callable[[TabularConfig], bool], str], ...] = (
+    ("optim.min_lr_fraction", lambda c: c.optim.schedule == "constant", "optim.schedule is constant"),
+    ("early_stopping.patience",
+     lambda c: c.early_stopping.patience >= c.trainer.max_epochs, "trainer.max_epochs ends the run before it can run out"),
+)  # fmt: skip
+
+# Settings that contradict each other, whoever wrote them: (key, when, why).
+CONTRADICTIONS: tuple[tuple[str, Callable[[TabularConfig], bool], str], ...] = (
+    ("output_dir", lambda c: "://" in c.output_dir, "a folder of this machine is wanted"),
+    ("resume", lambda c: c.resume and c.overwrite, "resume and overwrite exclude each other"),
+)

@@ -116,6 +116,21 @@ def test_python_objects_are_never_loaded(write):
     )
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_file_with_any_byte_changed_is_read_or_refused(tmp_path, save):
+    save(tmp_path / "x.npz", columns=np.array(["a", "b", "c"]), **arrays())
+    good, rng = (tmp_path / "x.npz").read_bytes(), np.random.default_rng(0)
+    n_refused = 0
+    for place, value in zip(rng.integers(len(good), size=150), rng.bytes(150), strict=True):
+        (tmp_path / "x.npz").write_bytes(good[:place] + bytes([value]) + good[place + 1 :])
+        try:
+            read(tmp_path / "x.npz")
+        except UserError:
+            n_refused += 1
+
+    assert n_refused > 100
+
+
 # --- arrays that are missing or of the wrong shape -------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from tests.training.tasks.tabular.conftest import ROOT, config_of
 from training.errors import UserError
 from training.tasks.tabular.arrays import read_arrays
-from training.tasks.tabular.config import MlpConfig, TabularConfig
+from training.tasks.tabular.config import CONTRADICTIONS, IDLE, MlpConfig, TabularConfig
 from training.tasks.tabular.model import TabularSpec
 
 
@@ -66,3 +66,20 @@ def test_a_spec_of_something_else_is_refused(change):
 
     with pytest.raises(UserError, match=r"accepted: task tabular, format 1"):
         TabularSpec.from_plain(plain | change)
+
+
+@pytest.mark.parametrize(
+    ("sections", "idle", "contradictory"),
+    [
+        ({}, {"optim.min_lr_fraction"}, set()),
+        ({"optim": {"schedule": "cosine"}}, set(), set()),
+        ({"trainer": {"max_epochs": 10}}, {"optim.min_lr_fraction", "early_stopping.patience"}, set()),
+        ({"resume": True, "overwrite": True}, {"optim.min_lr_fraction"}, {"resume"}),
+        ({"output_dir": "gs://bucket"}, {"optim.min_lr_fraction"}, {"output_dir"}),
+    ],
+)
+def test_which_settings_have_no_effect_and_which_contradict(tmp_path, sections, idle, contradictory):
+    config = config_of((tmp_path, tmp_path), tmp_path, **sections)
+
+    assert {key for key, is_idle, _ in IDLE if is_idle(config)} == idle
+    assert {key for key, contradicts, _ in CONTRADICTIONS if contradicts(config)} == contradictory
