@@ -19,7 +19,7 @@ from bootstrap.facts import Facts
 from bootstrap.shipping import code
 from bootstrap.table import limit_lines, table
 from bootstrap.verbs import ask_verb, show_verb, update_advice
-from training.config import RunConfig
+from training.config import Run, RunConfig
 from training.config_loader import load_config
 from training.config_text import commented_yaml
 from training.errors import RunError, UserError
@@ -46,7 +46,8 @@ def train(host: Host, run: Path | None, settings: Sequence[str], bucket: str | N
     config = validated(run, settings)  # before the machine is asked anything
     facts = machine_facts.ask(host)
     _need_whole_bootstrap(host, facts)
-    compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
+    if isinstance(config, RunConfig):
+        compare(host, facts, config.data.split, config.data.perturbation_features_file, Path.cwd())
     there = _status(host, facts)
     known = _refuse_living(host, there, config.name, bucket)
     bucket = bucket or host.machine.bucket or _known_bucket(host, known)
@@ -118,7 +119,7 @@ def _estimated(host: Host, facts: Facts, name: str) -> JobStatus | None:
         time.sleep(1)
 
 
-def validated(run: Path | None, settings: Sequence[str], bucket: str | None = None) -> RunConfig:
+def validated(run: Path | None, settings: Sequence[str], bucket: str | None = None) -> Run:
     """The run's configuration, judged on this laptop without torch.
 
     Raises: UserError as `training fit` refuses, and for paths that mean nothing on the machine.
@@ -127,17 +128,13 @@ def validated(run: Path | None, settings: Sequence[str], bucket: str | None = No
         files = ", ".join(sorted(f"configs/runs/{path.name}" for path in (ROOT / "configs" / "runs").glob("*.yaml")))
         raise UserError(f"which run? --run RUN.yaml, with --set KEY=VALUE laid over it (there are {files}, or your own)")
     config = load_config(run, list(settings))
-    assert isinstance(config, RunConfig)
-    for key, path in (
-        ("data.split", config.data.split),
-        ("data.perturbation_features_file", config.data.perturbation_features_file),
-    ):
-        if path is not None and (path.startswith(("/", "~")) or ".." in Path(path).parts):
+    for key, path in config.files:
+        if path.startswith(("/", "~")) or ".." in Path(path).parts:
             raise UserError(
                 f"{run}: {key}: {path}: on the machine, paths start at the project's folder (accepted: data/..., or a file of "
                 "the project)"
             )
-    default = RunConfig.model_fields["output_dir"].default
+    default = Run.model_fields["output_dir"].default
     if config.output_dir != default:  # refused, as every setting that has no effect: results are looked for where it says
         raise UserError(
             f"{run}: output_dir: {config.output_dir}: has no effect on the machine, where results lie in its own runs/ and in the "
@@ -197,7 +194,7 @@ def stop(host: Host, name: str | None, seconds: int | None = None) -> None:
         raise RunError(f"{host.machine.label}: {job.name} did not end as it should (see above); ./fab status")
 
 
-def _check(host: Host, facts: Facts, config: RunConfig, staged: str) -> None:
+def _check(host: Host, facts: Facts, config: Run, staged: str) -> None:
     """`training check` there: files, split, memory, one pass."""
     begun = host.ask(f"ls -d {_q(f'{facts.root}/runs/{config.name}')}/checkpoints/step=*/MANIFEST.json 2>/dev/null | head -n 1").out
     words = [f"{facts.root}/code/.venv/bin/training", "check", f"{staged}/run.yaml", f"output_dir={facts.root}/runs"]

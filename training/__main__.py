@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from training.arguments import Parser
 from training.closed_pipe import end_at_closed_pipe, outlive_closed_pipe
@@ -22,8 +22,10 @@ from training.errors import RunError, UserError
 from training.interrupts import end_at_interrupt, ignore_interrupt, raise_at_interrupt
 
 if TYPE_CHECKING:
-    from training.config import RunConfig
+    from training.config import Run
 
+LESSON_OPTIONS = ("--train", "--val")
+"""A fit with one of these is a command line of the lesson's script (training/tasks/tabular/lesson_command.py)."""
 Verbs: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
@@ -79,7 +81,12 @@ def command() -> None:
 
 def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The verb and its words; argparse alone refuses settings that come after an option."""
-    chosen, rest = parser().parse_known_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["fit"] and any(word.partition("=")[0] in LESSON_OPTIONS for word in words):
+        chosen = parser().parse_args(["fit"])
+        chosen.lesson_command = words[1:]
+        return chosen
+    chosen, rest = parser().parse_known_args(words)
     if rest:
         if not hasattr(chosen, "settings") or any("=" not in word for word in rest):
             raise UserError(f"training: {rest[0]}: one word too many (what a verb takes: training VERB --help)")
@@ -94,11 +101,14 @@ def parser() -> argparse.ArgumentParser:
     _add_training_verbs(verbs)
     _add_result_verbs(verbs)
     _add_simulate(verbs)
+    _add_table_verbs(verbs)
     return top
 
 
 def _add_training_verbs(verbs: Verbs) -> None:
-    _run_file(_verb(verbs, "fit", _fit, "train a model on a run file", "training fit configs/runs/demo.yaml optim.lr=3e-4"))
+    run = _verb(verbs, "fit", _fit, "train a model on a run file", "training fit configs/runs/demo.yaml optim.lr=3e-4")
+    _run_file(run)
+    run.set_defaults(lesson_command=None)
     run = _verb(
         verbs,
         "check",
@@ -113,6 +123,9 @@ def _add_training_verbs(verbs: Verbs) -> None:
         metavar="FILE",
         help="before that, write a new features file (.npz, .pt or .safetensors) that says which genes each perturbation of the "
         "data names (default: none is written)",
+    )
+    run.add_argument(
+        "--overfit", action="store_true", help="also train on one batch for some seconds, to near its floor (default: no)"
     )
     example = "training show-config configs/runs/demo.yaml optim.lr=3e-4"
     what = "print every setting with its value and its meaning, and the plan of the run"
@@ -143,6 +156,10 @@ def _add_result_verbs(verbs: Verbs) -> None:
             "training evaluate runs/demo --split test",
         )
     )
+    what = "train a finished run again in a fresh process, and compare weights and history to the bit"
+    run = _verb(verbs, "reproduce", _reproduce, what, "training reproduce runs/demo")
+    run.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/demo")
+    run.add_argument("--output", type=Path, metavar="FOLDER", help="folder of the new run (default: RUN_DIR.again)")
     run = _verb(verbs, "report", _report, "write report.html of a run again", "training report runs/demo")
     run.add_argument("run_directory", type=Path, metavar="RUN_DIR", help="folder of a run, such as runs/demo")
 
@@ -158,6 +175,26 @@ def _add_simulate(verbs: Verbs) -> None:
     run.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help=f"settings that differ from the defaults, which are {defaults}"
     )
+
+
+def _add_table_verbs(verbs: Verbs) -> None:
+    example = "training simulate-table runs/passengers.csv"
+    sentence = "write a made-up table of passengers whose true probabilities of surviving are known"
+    run = _verb(verbs, "simulate-table", _simulate_table, sentence, example)
+    run.add_argument("output", type=Path, metavar="OUT.csv", help="file to write")
+    run.add_argument("--rows", type=int, default=891, metavar="N", help="rows of the table (default: %(default)s)")
+    run.add_argument("--seed", type=int, default=42, metavar="N", help="seed of all that is drawn (default: %(default)s)")
+    example = "training pack-table titanic_train.csv --target Survived --output data"
+    sentence = "make the two .npz files of a tabular run, train_data.npz and val_data.npz, from a CSV file"
+    run = _verb(verbs, "pack-table", _pack_table, sentence, example)
+    run.add_argument("csv", type=Path, metavar="CSV", help="table with a header")
+    run.add_argument("--target", required=True, metavar="COLUMN", help="column with the two classes")
+    run.add_argument("--output", type=Path, default=Path("."), metavar="FOLDER", help="where the files go (default: here)")
+    columns = "columns that the model sees, with commas (default: those of the passenger table if all are there, else all)"
+    run.add_argument("--columns", type=lambda text: text.split(","), metavar="A,B,C", help=columns)
+    known = "column with the true probability of class 1, where the table is made up (default: none)"
+    run.add_argument("--probability", metavar="COLUMN", help=known)
+    run.add_argument("--seed", type=int, default=42, metavar="N", help="seed of the split (default: %(default)s)")
 
 
 def _verb(
@@ -195,26 +232,34 @@ def _trained_run(added: argparse.ArgumentParser) -> None:
     )
 
 
-def _config(chosen: argparse.Namespace) -> "RunConfig":
-    from training.config import RunConfig
+def _config(chosen: argparse.Namespace) -> "Run":
     from training.config_loader import load_config
 
     files = [word for word in chosen.settings if "=" not in word]
     if len(files) > 1 or (files and chosen.settings[0] != files[0]):
         raise UserError(f"command line: {files[-1]}: neither KEY=VALUE nor the one run file that comes first")
-    config = load_config(Path(files[0]) if files else None, chosen.settings[len(files) :])
-    assert isinstance(config, RunConfig)
-    return config
+    return load_config(Path(files[0]) if files else None, chosen.settings[len(files) :])
 
 
 def _fit(chosen: argparse.Namespace) -> None:
-    config = _config(chosen)  # a configuration is judged before torch is loaded
+    output = None
+    if chosen.lesson_command is None:
+        config = _config(chosen)  # a configuration is judged before torch is loaded
+    else:
+        from training.tasks.tabular.lesson_command import read_lesson_command
+
+        command = read_lesson_command(chosen.lesson_command, os.environ)
+        config, output = command.config, command.output
     assert sys.__stderr__ is not None
     faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)  # stacks of all threads: the watchdog asks for them
     from training import run
 
     raise_at_interrupt()
-    run.fit(config)
+    directory = run.fit(config)
+    if output is not None:
+        from training.tasks.tabular.outputs import copy_artifacts
+
+        print("\n".join(copy_artifacts(directory, output)))
 
 
 def _check(chosen: argparse.Namespace) -> None:
@@ -222,7 +267,7 @@ def _check(chosen: argparse.Namespace) -> None:
     from training import run
 
     raise_at_interrupt()
-    run.check(config, chosen.write_features)
+    run.check(config, chosen.write_features, chosen.overfit)
 
 
 def _show_config(chosen: argparse.Namespace) -> None:
@@ -247,15 +292,14 @@ def _predict(chosen: argparse.Namespace) -> None:
     raise_at_interrupt()
     if chosen.table is not None and chosen.split is not None:
         raise UserError(f"command line: --split {chosen.split} has no effect beside --table {chosen.table}; leave one out")
-    split: Literal["val", "test"] = chosen.split or "test"
-    run.predict(chosen.run_directory, chosen.settings, chosen.output, split, chosen.table, chosen.checkpoint)
+    run.predict(chosen.run_directory, chosen.settings, chosen.output, chosen.split, chosen.table, chosen.checkpoint)
 
 
 def _evaluate(chosen: argparse.Namespace) -> None:
     from training import run
 
     raise_at_interrupt()
-    print(run.evaluate(chosen.run_directory, chosen.settings, chosen.split or "test", chosen.checkpoint))
+    print(run.evaluate(chosen.run_directory, chosen.settings, chosen.split, chosen.checkpoint))
 
 
 def _report(chosen: argparse.Namespace) -> None:
@@ -265,6 +309,14 @@ def _report(chosen: argparse.Namespace) -> None:
     print(run.report(chosen.run_directory))
 
 
+def _reproduce(chosen: argparse.Namespace) -> None:
+    from training import run
+
+    raise_at_interrupt()
+    given: Path = chosen.run_directory
+    print(run.reproduce(given, chosen.output or given.resolve().with_name(f"{given.resolve().name}.again")))
+
+
 def _simulate(chosen: argparse.Namespace) -> None:
     from training.data.simulation import simulate
     from training.data.simulation_settings import Simulation
@@ -272,6 +324,24 @@ def _simulate(chosen: argparse.Namespace) -> None:
     raise_at_interrupt()
     for path in simulate(Simulation.of(chosen.settings), chosen.output).paths:
         print(path)
+
+
+def _simulate_table(chosen: argparse.Namespace) -> None:
+    from training.tasks.tabular.simulation import PROBABILITY, simulate_table
+
+    raise_at_interrupt()
+    best = simulate_table(chosen.output, chosen.rows, chosen.seed)
+    print(
+        f"{chosen.output}\nThe best possible rule has an accuracy of {best:.4f} on average ({PROBABILITY} has its probabilities)."
+    )
+
+
+def _pack_table(chosen: argparse.Namespace) -> None:
+    from training.tasks.tabular.pack import pack_table
+
+    raise_at_interrupt()
+    packed = pack_table(chosen.csv, chosen.target, chosen.output, chosen.columns, chosen.probability, chosen.seed)
+    print(packed.summary())
 
 
 _PRINTS_ONLY = (_check, _show_config)

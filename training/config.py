@@ -242,7 +242,8 @@ class Run(Part):
     """Whether to go on from the highest complete checkpoint of a run that has begun."""
     overwrite: bool = False
     """Whether to delete a run of this name that has begun."""
-    trainer: TrainerConfig
+    trainer: Any
+    """Length, device, precision and intervals: a section with what `TrainerConfig` has, as fields or as properties."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
 
     NO_EFFECT: ClassVar[tuple[Row[Any], ...]] = ()
@@ -274,12 +275,23 @@ class Run(Part):
         """The run's folder."""
         return Path(self.output_dir).expanduser() / self.name
 
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Keys that name files which the run reads, and the paths."""
+        return ()
+
+    @property
+    def varies_with_length(self) -> bool:
+        """Whether the learning rate of a step depends on the length of the run."""
+        return False
+
 
 class RunConfig(Run):
     """One run of the task perturbation."""
 
     task: Literal["perturbation"] = "perturbation"
     """What is trained; it decides which settings there are."""
+    trainer: TrainerConfig
     data: CellSetsConfig
     model: StateTransitionConfig
     objective: PerturbationConfig = PerturbationConfig()
@@ -327,3 +339,14 @@ class RunConfig(Run):
     DEFAULT_RUN = "runs/transition.yaml"
     PRESETS = "models"
     ACCEPTS_STATE_KEYS = True
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """The split file, and the features of perturbations if there are any."""
+        features = self.data.perturbation_features_file
+        return (("data.split", self.data.split), *((("data.perturbation_features_file", features),) if features else ()))
+
+    @property
+    def varies_with_length(self) -> bool:
+        """As its schedule does."""
+        return self.optim.varies

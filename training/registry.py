@@ -8,6 +8,7 @@ from training.errors import UserError, did_you_mean
 
 TASKS = {
     "perturbation": "training.tasks.perturbation",
+    "tabular": "training.tasks.tabular",
 }
 DEFAULT_TASK = "perturbation"
 

@@ -35,6 +35,8 @@ class RunFacts:
     run_id: str = ""
     """Tells this run from another of the same name; `overwrite=true` begins a new run. Never empty once read."""
     format: int = 0
+    finished_step: int | None = None
+    """Step at which the run was complete; None while it is not, and before format 1."""
     data_fingerprint: str = ""
     git_commit: str | None = None
     python: str = ""

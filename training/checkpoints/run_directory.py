@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import platform
+import re
 import shutil
 import subprocess
 import uuid
@@ -24,7 +25,7 @@ from training.arc_run import is_arc_run, what_to_do
 from training.checkpoints import run_lock
 from training.checkpoints.manifest import Checkpoint, complete_checkpoints, newest_intact
 from training.checkpoints.settings import config_sha256, fixed_settings
-from training.config import RunConfig
+from training.config import Run
 from training.config_loader import load_config
 from training.config_text import commented_yaml
 from training.errors import UserError
@@ -68,7 +69,7 @@ class RunDirectory:
         """Weights and what is needed to rebuild the model."""
         return self.path / "model.pt"
 
-    def config(self, overrides: list[str] | None = None) -> RunConfig:
+    def config(self, overrides: list[str] | None = None) -> Run:
         """The resolved configuration the run was started with, `overrides` laid over it.
 
         Raises: UserError if this is no run directory.
@@ -78,12 +79,11 @@ class RunDirectory:
         if not os.path.isfile(self.path / "config.yaml"):
             raise UserError(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
         words, key = overrides or [], NOTHING_SET_ASIDE.partition("=")[0]
-        is_older = "\nevaluation:" not in (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        text = (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
+        is_older = "\nevaluation:" not in text and re.search("^task:", text, re.MULTILINE) is None
         if is_older and not any(word.startswith(f"{key}=") for word in words):
             words = [NOTHING_SET_ASIDE, *words]
-        config = load_config(self.path / "config.yaml", words)
-        assert isinstance(config, RunConfig)
-        return config
+        return load_config(self.path / "config.yaml", words)
 
     def facts(self) -> dict[str, Any]:
         """What run.json says; empty before the first start.
@@ -111,7 +111,7 @@ class RunDirectory:
         with run_lock.held(self.path):
             yield
 
-    def refuse(self, config: RunConfig) -> None:
+    def refuse(self, config: Run) -> None:
         """Refuse, before any data are read, a run that could not start or go on here; leaves nothing behind.
 
         Raises: UserError if the run has begun and neither resume nor overwrite is said; for a resume, if there is no complete
@@ -123,7 +123,7 @@ class RunDirectory:
         else:
             self._refuse_begun(config)
 
-    def starting_point(self, config: RunConfig, start: Start) -> Checkpoint | None:
+    def starting_point(self, config: Run, start: Start) -> Checkpoint | None:
         """The checkpoint that the run goes on from, None for a fresh start.
 
         Raises: UserError as `refuse` does, and if a resumed run began with other data, is longer already, or is all damaged.
@@ -141,7 +141,7 @@ class RunDirectory:
         if begun != now:
             raise UserError(
                 f"{self.path}: resume=true, but the run began with other data (fingerprint {begun}, now {now}): "
-                f"a file of {config.data.split}, the split itself or the features have changed "
+                f"what {' and '.join(path for _, path in config.files)} name, or these files themselves, have changed "
                 "(accepted: the data as they were, or another name without resume=true)"
             )
         if checkpoint.step > start.total_steps:
@@ -162,14 +162,14 @@ class RunDirectory:
                 "written it (accepted: checkpoints of this run; move that folder away)"
             )
 
-    def begin(self, config: RunConfig, start: Start) -> Checkpoint | None:
+    def begin(self, config: Run, start: Start) -> Checkpoint | None:
         """Claim the folder for a start or a resume, and record it; a kill in between leaves what the next start can claim.
 
         Returns: the checkpoint to go on from, None for a fresh start.
         Raises: UserError as `starting_point` does.
         """
         checkpoint = self.starting_point(config, start)
-        if checkpoint is not None and checkpoint.step < start.total_steps and config.optim.varies:
+        if checkpoint is not None and checkpoint.step < start.total_steps and config.varies_with_length:
             log.warning("resume=true: the learning rate is that of a run of %d steps from here on", start.total_steps)
         removed = self.path.with_name(f".{self.path.name}.removed")
         try:
@@ -188,6 +188,10 @@ class RunDirectory:
                 f"{self.path}: the run directory cannot be written: {error.strerror or error} (set output_dir)"
             ) from None
         return checkpoint
+
+    def finished(self, step: int) -> None:
+        """Record that the run is complete at this step: an early stop may come before the step that was asked for."""
+        write_text(self.path / RUN_JSON, json.dumps(self.facts() | {"finished_step": step}, indent=1) + "\n")
 
     def way_on(self) -> str:
         """How a run that was broken off goes on."""
@@ -218,7 +222,7 @@ class RunDirectory:
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise UserError(f"{self.path}: the run directory cannot be written: {above} is no writable folder (set output_dir)")
 
-    def _refuse_begun(self, config: RunConfig) -> None:
+    def _refuse_begun(self, config: Run) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             return
         self._refuse_foreign()
@@ -238,7 +242,7 @@ class RunDirectory:
         if not self.facts():
             raise UserError(f"{self.path}: exists already and is no run directory (set another name or output_dir)")
 
-    def _refuse_resume(self, config: RunConfig) -> None:
+    def _refuse_resume(self, config: Run) -> None:
         if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
             raise UserError(f"{self.path}: resume=true, but no run has begun there (to start one, leave resume=true out)")
         self._refuse_foreign()
@@ -265,7 +269,7 @@ class RunDirectory:
             (self.path / name).unlink(missing_ok=True)
 
     def _record(self, start: Start, checkpoint: Checkpoint | None) -> None:
-        facts = self.facts()
+        facts = {name: value for name, value in self.facts().items() if name != "finished_step"}
         if not facts:
             facts = {"format": FORMAT, "run_id": uuid.uuid4().hex}
         entry = {

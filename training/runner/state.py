@@ -144,8 +144,14 @@ def is_finished(paths: JobPaths, max_steps: int | None) -> bool:
 
     `max_steps` is what run.yaml asks for, which may be more than the latest start was for.
     """
-    total = max_steps or total_steps(paths.run)
-    return total is not None and newest_step(paths) >= total and (paths.run / "model.pt").is_file()
+    facts = read_facts(paths.run)
+    if facts is None or not (paths.run / "model.pt").is_file():
+        return False
+    asked, total = max_steps or facts.latest.total_steps, facts.latest.total_steps
+    if asked is None or total is None:
+        return False
+    stopped_early = facts.finished_step is not None and asked == total and newest_step(paths) >= facts.finished_step
+    return stopped_early or newest_step(paths) >= asked
 
 
 def judge(state: State, job: Job, code: int) -> Verdict | None:

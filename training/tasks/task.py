@@ -8,14 +8,18 @@ from typing import Any, ClassVar, Generic
 import lightning as L
 
 from training.cells import RunLength
+from training.checkpoints.manifest import Checkpoint
 from training.checkpoints.model_file import SavedModel
 from training.checkpoints.run_directory import RunDirectory
+from training.checkpoints.trained_model import model_at
 from training.errors import UserError
 from training.models.spec import ModelSpec
 from training.plan import Config, Data, Prepared
 from training.registry import part
 from training.reporting.curves import Panel
+from training.trainer.fit import Habits
 from training.trainer.objective import Objective
+from training.trainer.validation import ValidationHistory
 
 
 class Task(ABC, Generic[Config, Data]):
@@ -72,6 +76,14 @@ class Task(ABC, Generic[Config, Data]):
         """Whether a run validates."""
         return True
 
+    def habits(self, prepared: Prepared[Config, Data], directory: RunDirectory, checkpoint: Checkpoint | None) -> Habits:
+        """How its training loop differs from the usual one."""
+        return Habits(validates=self.validates(prepared.config), callbacks=(ValidationHistory(directory),))
+
+    def kept(self, prepared: Prepared[Config, Data], directory: RunDirectory) -> SavedModel:
+        """The weights that become model.pt: those of the best checkpoint."""
+        return model_at(directory, "best")
+
     def finish(self, prepared: Prepared[Config, Data], directory: RunDirectory, model: SavedModel) -> None:
         """Write what the task leaves in the run directory beside model.pt."""
 
@@ -85,11 +97,13 @@ class Task(ABC, Generic[Config, Data]):
         """Write a features file before a check."""
         raise self.has_no("check --write-features")
 
-    def predict(self, run: Path, overrides: list[str], output: Path, split: str, table: Path | None, which: str | None) -> None:
+    def predict(
+        self, run: Path, overrides: list[str], output: Path, split: str | None, table: Path | None, which: str | None
+    ) -> None:
         """Write predictions of a trained model."""
         raise self.has_no("predict")
 
-    def evaluate(self, run: Path, overrides: list[str], split: str, which: str | None) -> str:
+    def evaluate(self, run: Path, overrides: list[str], split: str | None, which: str | None) -> str:
         """Judge a trained model beside baselines; write metrics.json. Returns: the verdict."""
         raise self.has_no("evaluate")
 

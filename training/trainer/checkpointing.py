@@ -35,9 +35,10 @@ class SaveCheckpoints(L.Callback):
         config_sha256: str,
         data_fingerprint: str,
         resumed_step: int | None = None,
+        saves_best: bool = True,
     ) -> None:
         self.root, self.config, self.total_steps = root, config, total_steps
-        self.config_sha256, self.data_fingerprint = config_sha256, data_fingerprint
+        self.config_sha256, self.data_fingerprint, self.saves_best = config_sha256, data_fingerprint, saves_best
         self.saved_step = resumed_step
         """Step of the newest checkpoint that is intact, as this process knows: it has written it, or goes on from it."""
         self._waits = False
@@ -56,7 +57,7 @@ class SaveCheckpoints(L.Callback):
         value = float(trainer.callback_metrics["val/loss_total"])
         known = best(complete_checkpoints(self.root))
         improved = known is None or known.manifest.val_loss_total is None or value < known.manifest.val_loss_total
-        if improved or self._is_due(trainer.global_step):
+        if (improved and self.saves_best) or self._is_due(trainer.global_step):
             self._save(trainer, value)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

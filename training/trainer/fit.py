@@ -3,6 +3,8 @@
 import logging
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
@@ -20,7 +22,19 @@ from training.trainer.interruption import EndOnInterrupt
 from training.trainer.loggers import JsonLines
 from training.trainer.objective import Objective
 from training.trainer.progress import WriteProgress
-from training.trainer.validation import LastStepValidates, ValidateFirst, ValidationHistory
+from training.trainer.validation import LastStepValidates, ValidateFirst
+
+
+@dataclass(frozen=True)
+class Habits:
+    """What differs between the training loops of tasks."""
+
+    validates: bool
+    """Whether the run validates at all."""
+    callbacks: Sequence[Callback]
+    """Callbacks of its own, called before a checkpoint is written: their state is in it."""
+    saves_best: bool = True
+    """Whether each new best value of the validation is saved off the cadence too."""
 
 
 def train(
@@ -29,10 +43,9 @@ def train(
     data: L.LightningDataModule,
     directory: RunDirectory,
     checkpoint: Checkpoint | None,
-    *,
-    validates: bool,
+    habits: Habits,
 ) -> None:
-    """Train to the last step of the run, from a checkpoint if there is one; `validates` says whether the run validates at all.
+    """Train to the last step of the run, from a checkpoint if there is one.
 
     Raises: RunError where it cannot go on; KeyboardInterrupt after a signal, with a checkpoint of the step at hand.
     """
@@ -45,11 +58,12 @@ def train(
         config_sha256=config_sha256(config),
         data_fingerprint=prepared.fingerprint,
         resumed_step=start,
+        saves_best=habits.saves_best,
     )
     end = EndOnInterrupt(save)
     progress = WriteProgress(directory.path, length.total_steps)
-    callbacks: list[Callback] = [LastStepValidates(length.total_steps), ValidationHistory(directory), save, progress, end]
-    if checkpoint is not None and validates and is_owed_a_validation(prepared, checkpoint):
+    callbacks: list[Callback] = [LastStepValidates(length.total_steps), *habits.callbacks, save, progress, end]
+    if checkpoint is not None and habits.validates and is_owed_a_validation(prepared, checkpoint):
         callbacks.insert(0, ValidateFirst(length.total_steps))
     if sys.stdout.isatty():
         callbacks.append(TQDMProgressBar(refresh_rate=10))
@@ -63,7 +77,7 @@ def train(
         accumulate_grad_batches=length.accumulate_micro_steps,
         val_check_interval=config.trainer.val_every_steps * length.accumulate_micro_steps,
         check_val_every_n_epoch=None,
-        limit_val_batches=1.0 if validates else 0,
+        limit_val_batches=1.0 if habits.validates else 0,
         num_sanity_val_steps=0,
         logger=[JsonLines(directory.path / "metrics.jsonl"), TensorBoardLogger(directory.path, name="tensorboard", version="")],
         log_every_n_steps=1,

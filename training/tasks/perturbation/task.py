@@ -127,11 +127,13 @@ class PerturbationTask(Task[RunConfig, Cells]):
         """Write a file of which genes each perturbation of the data names."""
         write_perturbed_genes(write_features, perturbations_of(config.data), config.data.control, config.data.separator)
 
-    def predict(self, run: Path, overrides: list[str], output: Path, split: str, table: Path | None, which: str | None) -> None:
+    def predict(
+        self, run: Path, overrides: list[str], output: Path, split: str | None, table: Path | None, which: str | None
+    ) -> None:
         """Write predicted cells of a split's conditions, or of the rows of a table."""
         trained.predict(run, overrides, output, split, table, which)
 
-    def evaluate(self, run: Path, overrides: list[str], split: str, which: str | None) -> str:
+    def evaluate(self, run: Path, overrides: list[str], split: str | None, which: str | None) -> str:
         """Judge the model beside the baselines on the cells of a split. Returns: the verdict."""
         return trained.evaluate(run, overrides, split, which)
 

@@ -32,7 +32,7 @@ from training.text import some
 
 
 def predict(
-    run_directory: Path, overrides: list[str], output: Path, split: str, table: Path | None, checkpoint: str | None
+    run_directory: Path, overrides: list[str], output: Path, split: str | None, table: Path | None, checkpoint: str | None
 ) -> None:
     """Write predicted cells of a split's conditions, or of the rows of a table.
 
@@ -46,14 +46,16 @@ def predict(
     )
     unknown = sorted({r.condition.perturbation for r in requests if not predictor.knows(r.condition.perturbation)})
     if unknown:
-        raise UserError(f"{config.data.split}: split {split}: the model has no vector for {some(unknown)} (name others in --table)")
-    asked = f"split {split}" if table is None else table.name
+        raise UserError(
+            f"{config.data.split}: split {_split(split)}: the model has no vector for {some(unknown)} (name others in --table)"
+        )
+    asked = f"split {_split(split)}" if table is None else table.name
     write_predictions(
         cells, predictor, requests, output, Provenance(config.name, _source(run_directory, checkpoint), saved.step, asked)
     )
 
 
-def evaluate(run_directory: Path, overrides: list[str], split: str, checkpoint: str | None) -> str:
+def evaluate(run_directory: Path, overrides: list[str], split: str | None, checkpoint: str | None) -> str:
     """Judge the model beside the baselines on the cells of a split; write metrics.json and evaluation.csv.
 
     Returns: the verdict.
@@ -73,7 +75,7 @@ def evaluate(run_directory: Path, overrides: list[str], split: str, checkpoint: 
             split_file=config.data.split,
             split=_split(split),
             representation=cells.judged,
-            validation=RunDirectory(run_directory).config().data.validation,  # as the run had it, whatever is laid over it
+            validation=_begun(run_directory).data.validation,  # as the run had it, whatever is laid over it
             trained=tuple(sorted(renamed.union(trained))),
             controls_set_aside=not trained_on_measuring(spec.set_aside, cells.set_aside, measured.n_controls),
             answers={baseline.name: baseline.answers for baseline in baselines},
@@ -84,7 +86,14 @@ def evaluate(run_directory: Path, overrides: list[str], split: str, checkpoint: 
     return evaluation.verdict
 
 
-def _split(name: str) -> Split:
+def _begun(run_directory: Path) -> RunConfig:
+    config = RunDirectory(run_directory).config()
+    assert isinstance(config, RunConfig)
+    return config
+
+
+def _split(name: str | None) -> Split:
+    name = name or "test"
     assert name in ("train", "val", "test")
     return cast(Split, name)
 
@@ -99,8 +108,9 @@ def _trained(
 ) -> tuple[Cells, ModelPredictor, SavedModel, RunConfig]:
     settle_vector_functions()
     directory = RunDirectory(run_directory)
-    config = directory.config(overrides)
-    _refuse_idle_overrides(directory.config(), config)
+    config, begun = directory.config(overrides), _begun(run_directory)
+    assert isinstance(config, RunConfig)
+    _refuse_idle_overrides(begun, config)
     saved = model_at(directory, checkpoint)
     spec = saved.spec
     assert isinstance(spec, PerturbationSpec)
