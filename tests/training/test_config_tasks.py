@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, ClassVar, Literal
 
 import pytest
 from pydantic import Field
 
 from training.checkpoints.settings import config_sha256
-from training.config import Part, Row, Run, RunConfig
+from training.config import Part, Row, Run, RunConfig, TrainerConfig
 from training.config_loader import load_config
 from training.config_schema import CONFIGS, schema_of
 from training.config_text import commented_yaml
@@ -42,6 +43,7 @@ class ToyRun(Run):
 
     task: Literal["toy"] = "toy"
     """The toy."""
+    trainer: TrainerConfig
     data: ToyData
     model: ToyModel = ToyModel()
 
@@ -56,7 +58,8 @@ TOY = ["data.table=cells.csv", "trainer.max_steps=5"]
 @pytest.fixture(autouse=True)
 def toy(monkeypatch):
     """A second task: a line in the registry, and nothing else."""
-    monkeypatch.setitem(TASKS, "toy", f"{__name__}:ToyRun")
+    monkeypatch.setitem(TASKS, "toy", "toy_task")
+    monkeypatch.setitem(sys.modules, "toy_task.config", SimpleNamespace(RUN=ToyRun))
 
 
 @pytest.fixture
