@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from infra.outputs import project_root
@@ -29,7 +31,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `pulumi up` is about to do; `replaced` and `deleted` are names of resources.
+    """What `pulumi up` is about to do, as names of resources; `updated` with the properties that change.
 
     Units: `boot_disk_gib` is the size of the boot disk of a VM that stays, in GiB: now, and as asked for.
     """
@@ -37,6 +39,19 @@ class Plan:
     replaced: tuple[str, ...]
     deleted: tuple[str, ...]
     boot_disk_gib: tuple[int, int] | None = None
+    created: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A resource that the program declares and the state lacks, with as much of its inputs as is known beforehand."""
+
+    urn: str
+    type: str
+    name: str
+    inputs: Mapping[str, Any]
+    protect: bool
 
 
 class Engine:
@@ -111,20 +126,60 @@ class Engine:
 
         Raises: UserError with what the engine said: a plan creates nothing.
         """
-        asked = self._ask("preview", "--json", "--stack", self.stack, may_fail=True)
+        steps = self._steps()
+        names: dict[str, list[str]] = {op: [] for op in ("replace", "delete", "create", "update")}
+        for step in steps:
+            changed = f" ({', '.join(step['diffReasons'])})" if step["op"] == "update" and step.get("diffReasons") else ""
+            names.setdefault(step["op"], []).append(step["urn"].split("::")[-1] + changed)
+        return Plan(
+            tuple(names["replace"]),
+            tuple(names["delete"]),
+            next((_boot_disk_gib(step) for step in steps if step["op"] == "update" and f"{INSTANCE}::" in step["urn"]), None),
+            tuple(names["create"]),
+            tuple(names["update"]),
+        )
+
+    def _steps(self, *words: str) -> list[dict[str, Any]]:
+        asked = self._ask("preview", "--json", "--stack", self.stack, *words, may_fail=True)
         try:
             told = json.loads(asked.text)
         except ValueError:
             raise UserError(_errors_of(asked.text)) from None
         if asked.code != 0:
             raise UserError(_errors(told.get("diagnostics", [])) or asked.text.strip())
-        steps = told.get("steps", [])
-        names = [(step["op"], step["urn"].split("::")[-1]) for step in steps]
-        return Plan(
-            tuple(name for op, name in names if op == "replace"),
-            tuple(name for op, name in names if op == "delete"),
-            next((_boot_disk_gib(step) for step in steps if step["op"] == "update" and f"{INSTANCE}::" in step["urn"]), None),
-        )
+        steps: list[dict[str, Any]] = told.get("steps", [])
+        return steps
+
+    def lacking(self) -> tuple[dict[str, Any], list[Lacking]]:
+        """What the state lacks: as the file for `pulumi import`, in which only the ids are missing, and one by one.
+
+        Raises: UserError with what the engine said.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "import.json")
+            steps = self._steps("--import-file", str(path))
+            file: dict[str, Any] = json.loads(path.read_text())
+        states = [step["newState"] for step in steps if step["op"] == "create"]
+        return file, [
+            Lacking(state["urn"], state["type"], state["urn"].split("::")[-1], state.get("inputs", {}), state.get("protect", False))
+            for state in states
+        ]
+
+    def take_in(self, file: Mapping[str, Any], protect: bool) -> None:
+        """`pulumi import` of what a file names; the engine's flag holds for all of it.
+
+        Raises: RunError if the engine could not.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "import.json")
+            path.write_text(json.dumps(file))
+            flags = ("--yes", "--skip-preview", "--generate-code=false", f"--protect={str(protect).lower()}")
+            ended = self.show("import", "--file", str(path), "--stack", self.stack, *flags)
+        if ended.code != 0:
+            raise RunError(
+                f"pulumi import did not finish (see above). What it has taken in is in the state of stack {self.stack}, and in the "
+                f"cloud nothing has changed; run it again: ./fab adopt --stack {self.stack}"
+            )
 
     def show(self, *words: str) -> Ended:
         """Run a command that prints to the terminal, and keep what it prints."""

@@ -23,6 +23,7 @@ BUCKET_LABEL, STACK_LABEL = f"{PROJECT}-bucket", f"{PROJECT}-stack"
 UNDO_DAYS, CHECKPOINT_UNDO_DAYS = 7, 1
 UNUSED_MINUTES = 60
 """So long after a boot a machine on which nothing was bootstrapped powers itself off (infra/startup.sh)."""
+ACCOUNT_ID = "incubator-training"
 IMAGE_PROJECT = "deeplearning-platform-release"
 IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
 # Pinned: a family moves on, and a moved image would be another machine. Seen READY on 2026-09-19.
@@ -156,6 +157,16 @@ class StorageSettings(Settings):
     def bucket_name(self) -> str:
         """The bucket's name, as told or by default."""
         return self.bucket or f"{self.project}-incubator"
+
+    @property
+    def account(self) -> str:
+        """The service account of training."""
+        return f"{ACCOUNT_ID}@{self.project}.iam.gserviceaccount.com"
+
+    @property
+    def budget_name(self) -> str:
+        """What the budget alert is called."""
+        return f"{PROJECT}: {self.project}"
 
     @model_validator(mode="after")
     def _budget_is_whole(self) -> Self:

@@ -123,7 +123,7 @@ def test_fab_lists_its_verbs():
 
     assert listed.returncode == 0, listed.stderr
     assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == [
-        "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop",
+        "adopt", "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop",
         "sweep", "train", "up",
     ]  # fmt: skip
 

@@ -8,7 +8,7 @@ import pytest
 
 from infra.advice import next_step
 from infra.engine import Engine as OurEngine
-from infra.policy import DISK, INSTANCE
+from infra.policy import BUDGET, DISK, INSTANCE
 from infra.stack_config import IMAGE_FAMILY, IMAGE_PROJECT
 from tests.tools.stand_in_cloud.place import BUCKET, sure
 
@@ -123,6 +123,18 @@ def test_a_secret_that_is_taken_back_takes_nothing_else_along(stored, at):
     sure(place.engine.up("storage"))
 
     assert "secretmanager.googleapis.com" in place.world.read()["services"]
+
+
+def test_a_budget_alert_that_is_taken_back_goes_with_its_provider(stored, at):
+    place = at(stored)
+    place.set("storage", billingAccount="0123AB-4567CD-89EF01", monthlyBudget=100)
+    sure(place.engine.up("storage"))
+    assert len([one for one in place.world.read()["resources"].values() if one["type"] == BUDGET]) == 1
+
+    place.set("storage", billingAccount="", monthlyBudget="")
+    sure(place.engine.up("storage"))
+
+    assert not [one for one in place.world.read()["resources"].values() if one["type"] == BUDGET]
 
 
 def test_changes_in_place_keep_the_vm(rented, at):
