@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from infra.accounts import Accounts, accounts, judge_accounts
 from infra.findings import Findings
 from infra.gcloud import ApiDisabled, GcloudFailed, NotFound, all_at_once, gcloud
 from infra.machine_types import ZONES, region_of, zones_after
@@ -45,7 +46,7 @@ def preflight(settings: StackSettings, stack: str) -> list[str]:
         "services": partial(gcloud, "services", "list", "--enabled", f"--project={settings.project}")
     }
     if pulumi_login(findings):
-        questions["permissions"] = partial(missing_permissions, settings)
+        questions |= {"permissions": partial(missing_permissions, settings), "accounts": accounts}
     if isinstance(settings, MachineSettings):
         questions |= _machine_questions(settings)
     try:
@@ -60,6 +61,8 @@ def preflight(settings: StackSettings, stack: str) -> list[str]:
         step = "gcloud projects list shows your projects"
         findings.obstacle(f"gcp:project: {settings.project}: there is no such project, or it is not yours", step)
         return findings.settle()
+    if found := answers.get("accounts"):
+        judge_accounts(findings, found if isinstance(found, Accounts) else Accounts(None, None, str(found)))
     _judge_apis(findings, settings, answers)
     if "permissions" in answers:
         judge_permissions(findings, settings, answers["permissions"])
