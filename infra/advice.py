@@ -1,4 +1,4 @@
-"""What to do when the engine did not finish: the next step for what it printed."""
+"""What to do when the engine did not finish: the next step for the errors that it reports, which have words and no codes."""
 
 import re
 
@@ -28,7 +28,7 @@ COMMANDS = {"subnetworks": "networks subnets", "firewalls": "firewall-rules"}  #
 
 
 def next_step(stack: str, printed: str, found: Shortage | None = None, verb: str = "up") -> str:
-    """A sentence for what the engine printed, or for the quota that was too small."""
+    """A sentence for the errors of the engine (`Ended.errors`), or for the quota that was too small."""
     if found is not None:
         return (
             f"the project's quota is too small, and another zone would not help: {found.words}; "

@@ -19,14 +19,22 @@ from infra.stack_files import stack_names, told_by
 from training.errors import RunError, UserError
 
 LEAST_VERSION = (3, 250, 0)
+LOGGED = ("up", "destroy")
+"""Commands whose events tell more than what they print."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command of the engine ended, with all that it printed."""
+    """How a command of the engine ended, with all that it printed; `reported` are the errors among its events."""
 
     code: int
     text: str
+    reported: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> str:
+        """What went wrong: the engine's own diagnostics, or, where it came to none (a lock, a passphrase), all that it printed."""
+        return "\n".join(self.reported) or self.text
 
 
 @dataclass(frozen=True)
@@ -183,11 +191,22 @@ class Engine:
 
     def show(self, *words: str) -> Ended:
         """Run a command that prints to the terminal, and keep what it prints."""
-        command = [self.path, *words]
         print(f"$ pulumi {' '.join(words)}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "events.json")
+            flags = ("--event-log", str(log)) if words[0] in LOGGED else ()
+            ended = self._show(*words, *flags)
+            return Ended(ended.code, ended.text, errors_among(log.read_text())) if log.exists() else ended
+
+    def _show(self, *words: str) -> Ended:
         lines: list[str] = []
         with subprocess.Popen(
-            command, cwd=self.root, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [self.path, *words],
+            cwd=self.root,
+            env=_environment() | {"PULUMI_DEBUG_COMMANDS": "1"},  # without it the engine knows no --event-log
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process:
             interrupted = False
             while True:  # a Ctrl-C reaches the engine too, which then writes down what is under way: it is heard out
@@ -212,6 +231,19 @@ class Engine:
             if not may_fail:
                 raise RunError(f"pulumi {' '.join(words)}: {_errors_of(done.stderr)}")
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
+
+
+def errors_among(log: str) -> tuple[str, ...]:
+    """The errors in a log of the engine's events, one JSON a line: those of resources before those of the update as a whole."""
+    found = list[tuple[bool, str]]()
+    for line in log.splitlines():
+        try:
+            told = json.loads(line).get("diagnosticEvent") or {}
+        except ValueError:  # the engine was cut off
+            continue
+        if told.get("severity") == "error":
+            found.append((not told.get("urn"), str(told.get("message", "")).strip()))
+    return tuple(message for _, message in sorted(found, key=lambda pair: pair[0]))
 
 
 def _boot_disk_gib(step: Mapping[str, Any]) -> tuple[int, int]:

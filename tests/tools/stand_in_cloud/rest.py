@@ -154,13 +154,49 @@ def _quotas(state: State, limits: dict[str, Any], region: str | None) -> list[di
     ]
 
 
-def _machine_type(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
-    state, name, zone = world.read(), at["name"], at["zone"]
-    admit(state, at["project"], "compute", "compute.machineTypes.get")
+def _zones(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    admit(state, at["project"], "compute", "compute.zones.list")
+    link = resources.link(f"projects/{at['project']}/zones/")
+    return {"kind": "compute#zoneList", "items": [{"name": zone, "selfLink": link + zone} for zone in _all_zones(state)]}
+
+
+def _all_zones(state: State) -> list[str]:
+    return [*ZONES, *state.get("newer_zones", [])]
+
+
+def _offered(state: State, project: str, zone: str) -> list[dict[str, Any]]:
+    """The machine types of a zone: two families, and `newer_machine_types` of the World, but for `machine_types_missing`."""
+    sizes = [(family, vcpus) for family in ("e2", "g2") for vcpus in (2, 4, 8, 12, 16, 24, 32, 48, 96)]
+    known = {f"{family}-standard-{vcpus}": {"guestCpus": vcpus} for family, vcpus in sizes} | state.get("newer_machine_types", {})
     sold = state.get("machine_types_missing", {}).get(zone, [])
-    if zone not in ZONES or name in sold or not re.fullmatch(r"(g2|e2)-standard-\d+", name):
-        raise missing(f"projects/{at['project']}/zones/{zone}/machineTypes/{name}")
-    return {"kind": "compute#machineType", "name": name, "zone": zone, "guestCpus": int(name.rpartition("-")[2])}
+    where = resources.link(f"projects/{project}/zones/{zone}")
+    return [
+        {"kind": "compute#machineType", "name": name, "zone": where, "selfLink": f"{where}/machineTypes/{name}", **told}
+        for name, told in known.items()
+        if name not in sold
+    ]
+
+
+def _machine_type(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, zone = world.read(), at["zone"]
+    admit(state, at["project"], "compute", "compute.machineTypes.get")
+    if zone not in _all_zones(state):
+        raise Sorry(400, "INVALID_ARGUMENT", "invalid", f"Invalid value for field 'zone': '{zone}'. Unknown zone.")
+    for offered in _offered(state, at["project"], zone):
+        if offered["name"] == at["name"]:
+            return offered
+    raise missing(f"projects/{at['project']}/zones/{zone}/machineTypes/{at['name']}")
+
+
+def _machine_types(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, zones = world.read(), [at["zone"]] if "zone" in at else _all_zones(world.read())
+    admit(state, at["project"], "compute", "compute.machineTypes.list")
+    found = {zone: [each for each in _offered(state, at["project"], zone) if _passes(each, query)] for zone in zones}
+    if "zone" in at:
+        return {"kind": "compute#machineTypeList", "items": found[at["zone"]]}
+    items = {f"zones/{zone}": {"machineTypes": offered} for zone, offered in found.items() if offered}
+    return {"kind": "compute#machineTypeAggregatedList", "items": items}
 
 
 def _image(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
@@ -325,6 +361,9 @@ ROUTES: list[tuple[str, str, Face]] = [
     ("GET", COMPUTE, _project),
     ("GET", rf"{COMPUTE}/regions/(?P<region>[\w-]+)", _region),
     ("GET", rf"{COMPUTE}/zones/(?P<zone>[\w-]+)/machineTypes/(?P<name>[\w-]+)", _machine_type),
+    ("GET", rf"{COMPUTE}/zones", _zones),
+    ("GET", rf"{COMPUTE}/zones/(?P<zone>[\w-]+)/machineTypes", _machine_types),
+    ("GET", rf"{COMPUTE}/aggregated/machineTypes", _machine_types),
     ("GET", rf"{COMPUTE}/global/images/family/(?P<family>[\w-]+)", _image),
     ("GET", rf"{COMPUTE}/global/images/(?P<name>[\w-]+)", _image),
     ("GET", rf"{COMPUTE}/global/images", _images),
