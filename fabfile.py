@@ -12,13 +12,13 @@ from infra.refusal import plain_refusals
 from infra.rent import give_back
 from infra.stack_config import check_stack_name
 from infra.stack_files import project_of, stack_names
-from infra.tasks import STACK, cost, init, machine_of, preflight, sweep, sweep_up, up
+from infra.tasks import STACK, adopt, cost, init, machine_of, preflight, sweep, sweep_up, up
 from infra.vm import vm_of
 from training.errors import RunError, UserError
 
 __all__ = [
-    "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop", "sweep",
-    "train", "up",
+    "adopt", "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop",
+    "sweep", "train", "up",
 ]  # fmt: skip
 
 

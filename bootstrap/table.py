@@ -48,7 +48,7 @@ def _whole_hours(seconds: float) -> int:
 def runs_table(jobs: Sequence[JobStatus], usd_per_hour: float | None = None) -> list[str]:
     """A row a run, then what there is to say of some.
 
-    Units: `usd_per_hour` US dollars; None where it is not known.
+    Units: `usd_per_hour` US dollars; 0 where the price is not known, None where nothing is rented.
     """
     rows = [HEADS, *(_row(job, usd_per_hour) for job in jobs)]
     return [*aligned(rows), *(note for job in jobs for note in _notes(job))]
@@ -66,7 +66,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _row(job: JobStatus, usd_per_hour: float | None) -> Sequence[str]:
-    cost = usd_per_hour and job.run_seconds / 3600 * usd_per_hour
+    cost = "-" if usd_per_hour is None else f"{job.run_seconds / 3600 * usd_per_hour:.2f} $" if usd_per_hour else "?"
     return (
         job.name,
         f"{job.phase} ({job.activity})" if job.activity == "validate" and job.phase == "running" else job.phase,
@@ -78,7 +78,7 @@ def _row(job: JobStatus, usd_per_hour: float | None) -> Sequence[str]:
         _checkpoint(job),
         _in_bucket(job),
         str(job.restarts),
-        "-" if cost is None else f"{cost:.2f} $",
+        cost,
     )
 
 

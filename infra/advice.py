@@ -1,4 +1,4 @@
-"""What to do when the engine did not finish: the next step for what it printed."""
+"""What to do when the engine did not finish: the next step for the errors that it reports, which have words and no codes."""
 
 import re
 
@@ -8,10 +8,10 @@ ADVICE = {
     "pending operations": "an earlier run was cut off: pulumi refresh --clear-pending-creates --stack {stack}, then again",
     "the stack is currently locked": "another pulumi is at work on it; if none is: pulumi cancel --stack {stack}",
     "already being used by": "something uses it that Pulumi does not know of: ./fab down --stack {stack}, then again",
-    "/serviceAccounts/": "the training account is there, of a state that is lost: take it in again with `pulumi import`",
+    "/serviceAccounts/": "the training account is there, of a state that is lost: ./fab adopt --stack {stack}",
     "Secret [": "there is no such secret yet: gcloud secrets create NAME --data-file=FILE, then again",
     "Billing must be enabled": "link a billing account: gcloud billing projects link PROJECT --billing-account=ID",
-    "you already own it": "the bucket is yours, of a state that is lost: take it in again with `pulumi import`, or another one: "
+    "you already own it": "the bucket is yours, of a state that is lost: ./fab adopt --stack {stack}; or another one: "
     "pulumi config set incubator:bucket NAME --stack {stack}",
     "bucket name is not available": "the whole world shares them: pulumi config set incubator:bucket NAME --stack {stack}",
     "must be larger than existing size": "a boot disk cannot shrink: set incubator:bootDiskGib to the existing size or more: "
@@ -28,7 +28,7 @@ COMMANDS = {"subnetworks": "networks subnets", "firewalls": "firewall-rules"}  #
 
 
 def next_step(stack: str, printed: str, found: Shortage | None = None, verb: str = "up") -> str:
-    """A sentence for what the engine printed, or for the quota that was too small."""
+    """A sentence for the errors of the engine (`Ended.errors`), or for the quota that was too small."""
     if found is not None:
         return (
             f"the project's quota is too small, and another zone would not help: {found.words}; "

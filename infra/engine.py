@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from infra.outputs import project_root
@@ -17,19 +19,27 @@ from infra.stack_files import stack_names, told_by
 from training.errors import RunError, UserError
 
 LEAST_VERSION = (3, 250, 0)
+LOGGED = ("up", "destroy")
+"""Commands whose events tell more than what they print."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command of the engine ended, with all that it printed."""
+    """How a command of the engine ended, with all that it printed; `reported` are the errors among its events."""
 
     code: int
     text: str
+    reported: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> str:
+        """What went wrong: the engine's own diagnostics, or, where it came to none (a lock, a passphrase), all that it printed."""
+        return "\n".join(self.reported) or self.text
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `pulumi up` is about to do; `replaced` and `deleted` are names of resources.
+    """What `pulumi up` is about to do, as names of resources; `updated` with the properties that change.
 
     Units: `boot_disk_gib` is the size of the boot disk of a VM that stays, in GiB: now, and as asked for.
     """
@@ -37,6 +47,19 @@ class Plan:
     replaced: tuple[str, ...]
     deleted: tuple[str, ...]
     boot_disk_gib: tuple[int, int] | None = None
+    created: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """A resource that the program declares and the state lacks, with as much of its inputs as is known beforehand."""
+
+    urn: str
+    type: str
+    name: str
+    inputs: Mapping[str, Any]
+    protect: bool
 
 
 class Engine:
@@ -111,28 +134,79 @@ class Engine:
 
         Raises: UserError with what the engine said: a plan creates nothing.
         """
-        asked = self._ask("preview", "--json", "--stack", self.stack, may_fail=True)
+        steps = self._steps()
+        names: dict[str, list[str]] = {op: [] for op in ("replace", "delete", "create", "update")}
+        for step in steps:
+            changed = f" ({', '.join(step['diffReasons'])})" if step["op"] == "update" and step.get("diffReasons") else ""
+            names.setdefault(step["op"], []).append(step["urn"].split("::")[-1] + changed)
+        return Plan(
+            tuple(names["replace"]),
+            tuple(names["delete"]),
+            next((_boot_disk_gib(step) for step in steps if step["op"] == "update" and f"{INSTANCE}::" in step["urn"]), None),
+            tuple(names["create"]),
+            tuple(names["update"]),
+        )
+
+    def _steps(self, *words: str) -> list[dict[str, Any]]:
+        asked = self._ask("preview", "--json", "--stack", self.stack, *words, may_fail=True)
         try:
             told = json.loads(asked.text)
         except ValueError:
             raise UserError(_errors_of(asked.text)) from None
         if asked.code != 0:
             raise UserError(_errors(told.get("diagnostics", [])) or asked.text.strip())
-        steps = told.get("steps", [])
-        names = [(step["op"], step["urn"].split("::")[-1]) for step in steps]
-        return Plan(
-            tuple(name for op, name in names if op == "replace"),
-            tuple(name for op, name in names if op == "delete"),
-            next((_boot_disk_gib(step) for step in steps if step["op"] == "update" and f"{INSTANCE}::" in step["urn"]), None),
-        )
+        steps: list[dict[str, Any]] = told.get("steps", [])
+        return steps
+
+    def lacking(self) -> tuple[dict[str, Any], list[Lacking]]:
+        """What the state lacks: as the file for `pulumi import`, in which only the ids are missing, and one by one.
+
+        Raises: UserError with what the engine said.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "import.json")
+            steps = self._steps("--import-file", str(path))
+            file: dict[str, Any] = json.loads(path.read_text())
+        states = [step["newState"] for step in steps if step["op"] == "create"]
+        return file, [
+            Lacking(state["urn"], state["type"], state["urn"].split("::")[-1], state.get("inputs", {}), state.get("protect", False))
+            for state in states
+        ]
+
+    def take_in(self, file: Mapping[str, Any], protect: bool) -> None:
+        """`pulumi import` of what a file names; the engine's flag holds for all of it.
+
+        Raises: RunError if the engine could not.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "import.json")
+            path.write_text(json.dumps(file))
+            flags = ("--yes", "--skip-preview", "--generate-code=false", f"--protect={str(protect).lower()}")
+            ended = self.show("import", "--file", str(path), "--stack", self.stack, *flags)
+        if ended.code != 0:
+            raise RunError(
+                f"pulumi import did not finish (see above). What it has taken in is in the state of stack {self.stack}, and in the "
+                f"cloud nothing has changed; run it again: ./fab adopt --stack {self.stack}"
+            )
 
     def show(self, *words: str) -> Ended:
         """Run a command that prints to the terminal, and keep what it prints."""
-        command = [self.path, *words]
         print(f"$ pulumi {' '.join(words)}", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder, "events.json")
+            flags = ("--event-log", str(log)) if words[0] in LOGGED else ()
+            ended = self._show(*words, *flags)
+            return Ended(ended.code, ended.text, errors_among(log.read_text())) if log.exists() else ended
+
+    def _show(self, *words: str) -> Ended:
         lines: list[str] = []
         with subprocess.Popen(
-            command, cwd=self.root, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [self.path, *words],
+            cwd=self.root,
+            env=_environment() | {"PULUMI_DEBUG_COMMANDS": "1"},  # without it the engine knows no --event-log
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         ) as process:
             interrupted = False
             while True:  # a Ctrl-C reaches the engine too, which then writes down what is under way: it is heard out
@@ -157,6 +231,19 @@ class Engine:
             if not may_fail:
                 raise RunError(f"pulumi {' '.join(words)}: {_errors_of(done.stderr)}")
         return Ended(done.returncode, done.stdout or done.stderr if may_fail and done.returncode != 0 else done.stdout)
+
+
+def errors_among(log: str) -> tuple[str, ...]:
+    """The errors in a log of the engine's events, one JSON a line: those of resources before those of the update as a whole."""
+    found = list[tuple[bool, str]]()
+    for line in log.splitlines():
+        try:
+            told = json.loads(line).get("diagnosticEvent") or {}
+        except ValueError:  # the engine was cut off
+            continue
+        if told.get("severity") == "error":
+            found.append((not told.get("urn"), str(told.get("message", "")).strip()))
+    return tuple(message for _, message in sorted(found, key=lambda pair: pair[0]))
 
 
 def _boot_disk_gib(step: Mapping[str, Any]) -> tuple[int, int]:

@@ -16,6 +16,10 @@ class Findings:
         """Takes down what stands in nobody's way."""
         self.lines.append(escaped(what))  # it quotes what Google answers
 
+    def warning(self, what: str) -> None:
+        """Takes down what stands in nobody's way, and may not be meant."""
+        self.fine(f"warning: {what}")
+
     def obstacle(self, what: str, step: str) -> None:
         """Takes down an obstacle, and the exact next step."""
         self.obstacles.append(f"{what}\n   next: {step}")

@@ -69,7 +69,7 @@ class Machine(pulumi.ComponentResource):
             "secrets": storage.apply(lambda outputs: list(outputs.secrets)),
             "machine_type": settings.machine_type,
             "provisioning": settings.provisioning,
-            "usd_per_hour": settings.price,
+            "usd_per_hour": settings.price or 0.0,  # not known
             "price_of": "told by usdPerHour" if settings.usd_per_hour else PRICES_OF,
             "max_run_seconds": settings.max_run_seconds,
         }

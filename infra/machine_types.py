@@ -1,4 +1,4 @@
-"""Which machines can be rented, where, and at what price: two tables."""
+"""Which machines can be rented, where, and at what price: two tables, and the form of names that are newer than they are."""
 
 import re
 from dataclasses import dataclass
@@ -68,6 +68,13 @@ REGIONS = {
     "asia-southeast1": Region("abc", 0.69092, 0.2478),
     "me-central2": Region("ac", 0.89606, 0.3895),
 }
+# How Google forms names. A name of this form that no table here has may be newer: Google is asked for it (infra/offers.py).
+REGION_FORM = (
+    r"(us|europe|asia|me|africa|australia|northamerica|southamerica)-"
+    r"(central|north|south|east|west|northeast|northwest|southeast|southwest)\d{1,2}"
+)
+ZONE_FORM = rf"{REGION_FORM}-(ai\d)?[a-z]"
+MACHINE_TYPE_FORM = r"[a-z]\d{1,2}[a-z]?-[a-z]+(-[a-z0-9]+){0,3}"
 ZONES = tuple(f"{name}-{letter}" for name, region in REGIONS.items() for letter in region.zones)
 
 SPOT_HOST_FRACTION = 0.4  # g2-standard-8, us-central1: 0.11747 of 0.29358
@@ -93,8 +100,8 @@ def usd_per_hour(machine_type: str, zone: str, spot: bool) -> float:
 
 
 def region_of(zone: str) -> str:
-    """The region of a zone: us-central1 of us-central1-a."""
-    return zone[:-2]
+    """The region of a zone: us-central1 of us-central1-a, and of us-central1-ai1a."""
+    return zone.rpartition("-")[0]
 
 
 def zones_after(zone: str, other_regions: bool) -> list[str]:

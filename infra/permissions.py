@@ -50,13 +50,18 @@ def pulumi_login(findings: Findings) -> bool:
         if os.environ.get(variable):
             findings.fine(f"Pulumi's credentials: {variable}")
             return True
-    folder = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
-    file = Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or Path(folder) / "application_default_credentials.json")
+    file = login_file()
     if file.is_file():
         findings.fine(f"Pulumi's credentials: {file}")
         return True
     findings.obstacle(f"Pulumi has no credentials: {file} is not there (the login of gcloud itself is another)", LOGIN_FOR_PULUMI)
     return False
+
+
+def login_file() -> Path:
+    """Where the application-default login lies."""
+    folder = os.environ.get("CLOUDSDK_CONFIG") or Path.home() / ".config" / "gcloud"
+    return Path(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS") or Path(folder) / "application_default_credentials.json")
 
 
 def missing_permissions(settings: StackSettings) -> list[str]:
@@ -66,7 +71,7 @@ def missing_permissions(settings: StackSettings) -> list[str]:
     """
     wanted = wanted_permissions(settings)
     base = os.environ.get("CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER") or "https://cloudresourcemanager.googleapis.com/"
-    token = _token()
+    token = token_of_pulumi()
     request = Request(
         f"{base.rstrip('/')}/v1/projects/{settings.project}:testIamPermissions",
         data=json.dumps({"permissions": [*wanted]}).encode(),
@@ -108,8 +113,11 @@ def wanted_permissions(settings: StackSettings) -> dict[str, str]:
     return STORAGE_PERMISSIONS | (SECRETS_PERMISSION if settings.secrets else {})
 
 
-def _token() -> str | None:
-    """What Pulumi's credentials give, or None where gcloud itself is told to send nothing."""
+def token_of_pulumi() -> str | None:
+    """What Pulumi's credentials give, or None where gcloud itself is told to send nothing.
+
+    Raises: UserError if they are no longer good; GcloudFailed where gcloud does not take them.
+    """
     if os.environ.get("CLOUDSDK_AUTH_DISABLE_CREDENTIALS", "").lower() in ("true", "1", "yes"):
         return None
     if os.environ.get("GOOGLE_CREDENTIALS"):

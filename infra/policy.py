@@ -9,8 +9,10 @@ from infra.machine_types import has_gpu
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
 from infra.stack_config import BUCKET_LABEL, STACK_LABEL
 
+ACCOUNT = "gcp:serviceaccount/account:Account"
 BUCKET = "gcp:storage/bucket:Bucket"
 BUCKET_GRANT = "gcp:storage/bucketIAMMember:BucketIAMMember"
+BUDGET = "gcp:billing/budget:Budget"
 DISK = "gcp:compute/disk:Disk"
 FIREWALL = "gcp:compute/firewall:Firewall"
 INSTANCE = "gcp:compute/instance:Instance"
@@ -22,7 +24,7 @@ LABELS = frozenset({BUCKET_LABEL, STACK_LABEL, "owner", "run"})
 # What each kind of stack is made of. Another type (a key of the account, metadata of the whole project, a policy in place of a
 # grant) has no rule, so it is refused until one is written.
 STORAGE_TYPES = frozenset({
-    BUCKET, BUCKET_GRANT, PROJECT_GRANT, SECRET_GRANT, SERVICE, "gcp:billing/budget:Budget", "gcp:serviceaccount/account:Account",
+    ACCOUNT, BUCKET, BUCKET_GRANT, BUDGET, PROJECT_GRANT, SECRET_GRANT, SERVICE,
 })  # fmt: skip
 MACHINE_TYPES = frozenset({
     DISK, FIREWALL, INSTANCE, "gcp:compute/network:Network", "gcp:compute/router:Router", "gcp:compute/routerNat:RouterNat",

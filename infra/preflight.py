@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from infra.accounts import Accounts, accounts, judge_accounts
 from infra.findings import Findings
 from infra.gcloud import ApiDisabled, GcloudFailed, NotFound, all_at_once, gcloud
-from infra.machine_types import ZONES, region_of, zones_after
+from infra.machine_types import ZONES, region_of
+from infra.offers import judge_zone, refuse_machine_type
 from infra.permissions import judge_permissions, missing_permissions, pulumi_login
-from infra.quota import judge_quota, read_quotas
+from infra.quota import judge_quota, read_quotas, size_of
 from infra.stack_config import PROJECT, MachineSettings, StackSettings
 from infra.stack_files import told_by
 from training.errors import RunError, UserError
@@ -45,7 +47,7 @@ def preflight(settings: StackSettings, stack: str) -> list[str]:
         "services": partial(gcloud, "services", "list", "--enabled", f"--project={settings.project}")
     }
     if pulumi_login(findings):
-        questions["permissions"] = partial(missing_permissions, settings)
+        questions |= {"permissions": partial(missing_permissions, settings), "accounts": accounts}
     if isinstance(settings, MachineSettings):
         questions |= _machine_questions(settings)
     try:
@@ -60,6 +62,8 @@ def preflight(settings: StackSettings, stack: str) -> list[str]:
         step = "gcloud projects list shows your projects"
         findings.obstacle(f"gcp:project: {settings.project}: there is no such project, or it is not yours", step)
         return findings.settle()
+    if found := answers.get("accounts"):
+        judge_accounts(findings, found if isinstance(found, Accounts) else Accounts(None, None, str(found)))
     _judge_apis(findings, settings, answers)
     if "permissions" in answers:
         judge_permissions(findings, settings, answers["permissions"])
@@ -81,6 +85,8 @@ def _machine_questions(settings: MachineSettings) -> dict[str, Callable[[], Any]
     }
     if not settings.image.startswith("family/"):
         words["image"] = ("images", "describe", settings.image, images)
+    if settings.zone not in ZONES:
+        words["zones"] = ("zones", "list", project)
     return {name: partial(gcloud, "compute", *said) for name, said in words.items()}
 
 
@@ -121,6 +127,8 @@ def _judge_machine(findings: Findings, settings: MachineSettings, answers: Answe
         if not findings.obstacles:  # enabled a moment ago
             findings.obstacle(f"APIs: {disabled[0]}", "wait some minutes, then run it again")
         return
+    if isinstance(asked.get("zones"), list) and not judge_zone(findings, settings.zone, asked["zones"]):
+        return  # whatever else was asked was asked of that zone
     silent = {
         name: answer for name, answer in asked.items() if isinstance(answer, GcloudFailed) and not isinstance(answer, NotFound)
     }
@@ -129,14 +137,18 @@ def _judge_machine(findings: Findings, settings: MachineSettings, answers: Answe
         findings.obstacle(f"not known: {', '.join(silent)}: {why}", _is_it_yours(findings, "roles/compute.viewer"))
         return
     _judge_region(findings, settings)
-    quotas = read_quotas(settings, findings.stack, asked["project"], asked["region"], asked["instances"], asked["disks"])
-    judge_quota(findings, settings, quotas)
-    if isinstance(asked["machine type"], NotFound):
-        near = zones_after(settings.zone, other_regions=False) or ZONES
-        what = f"incubator:machineType: {settings.machine_type}: not offered in {settings.zone}"
-        findings.obstacle(f"{what} (by our table also in {', '.join(near)})", findings.configure("zone", near[0]))
-    else:
+    offered = not isinstance(asked["machine type"], NotFound)
+    size = size_of(settings.machine_type, asked["machine type"] if offered else None)
+    quotas = read_quotas(settings, findings.stack, asked["project"], asked["region"], asked["instances"], asked["disks"], size)
+    if size is not None:
+        judge_quota(findings, settings, quotas, size)
+    if offered:
         findings.fine(f"machine type: {settings.machine_type} is offered in {settings.zone}")
+    else:
+        refuse_machine_type(findings, settings)
+    if settings.price is None:
+        price = f"price: not known here for {settings.machine_type} in {settings.zone}"
+        findings.warning(f"{price}; to set it: {findings.configure('usdPerHour', 'DOLLARS')}")
     _judge_image(findings, settings, asked, quotas.exists)
 
 

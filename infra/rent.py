@@ -46,11 +46,16 @@ def _say_what_costs(settings: MachineSettings, stack: str, came_before: bool) ->
 
     Raises: UserError if there is a VM of its name that Pulumi does not know of.
     """
-    hours = settings.max_run_seconds / 3600
+    hours, price = settings.max_run_seconds / 3600, settings.price
+    if price is None:
+        each = f"its price is not known here (pulumi config set incubator:usdPerHour DOLLARS --stack {stack})"
+        limit = f"after {hours:g} hours"
+    else:
+        each, limit = f"about ${price:.2f} an hour while it runs", f"after {hours:g} hours (${price * hours:.2f})"
     print(
-        f"about ${settings.price:.2f} an hour while it runs. If you forget it: it powers itself off {UNUSED_MINUTES} minutes after "
-        f"its boot if nothing was bootstrapped, and the cloud ends it after {hours:g} hours (${settings.price * hours:.2f}); what "
-        f"is left then costs about ${left_usd_per_month(settings):.0f} a month until ./fab down --stack {stack}"
+        f"{each}. If you forget it: it powers itself off {UNUSED_MINUTES} minutes after its boot if nothing was bootstrapped, and "
+        f"the cloud ends it {limit}; what is left then costs about ${left_usd_per_month(settings):.0f} a month until "
+        f"./fab down --stack {stack}"
     )
     everything = found(settings.project)
     there = [item for item, _ in everything if item.kind == "VM" and item.name == f"{PROJECT}-{stack}"]
@@ -96,7 +101,7 @@ def _refuse_a_smaller_boot_disk(plan: Plan, stack: str) -> None:
 def _up(engine: Engine) -> None:
     ended = engine.show("up", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
-        raise RunError(next_step(engine.stack, ended.text))
+        raise RunError(next_step(engine.stack, ended.errors))
 
 
 def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> None:
@@ -108,10 +113,10 @@ def _up_somewhere(engine: Engine, settings: MachineSettings, movable: bool) -> N
         if ended.code == 0:
             return
         new = [operation for operation in _operations(settings.project, name) if operation["id"] not in before]
-        found = shortage(new, ended.text)
+        found = shortage(new, ended.errors)
         if found is None or (found.kind == "quota" and not _only_there(found, tried)):
             _put_back(engine, settings.zone, tried)
-            raise RunError(next_step(engine.stack, ended.text, found))
+            raise RunError(next_step(engine.stack, ended.errors, found))
         zone = next_zone(tried, found, settings.other_regions)
         if not movable or zone is None:
             _put_back(engine, settings.zone, tried)
@@ -221,4 +226,4 @@ def _destroy(engine: Engine) -> None:
         )
     ended = engine.show("destroy", "--yes", "--skip-preview", "--stack", engine.stack)
     if ended.code != 0:
-        raise RunError(next_step(engine.stack, ended.text, verb="destroy"))
+        raise RunError(next_step(engine.stack, ended.errors, verb="destroy"))

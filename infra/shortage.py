@@ -24,7 +24,7 @@ class Shortage:
 
 
 def shortage(operations: Iterable[Mapping[str, Any]], printed: str) -> Shortage | None:
-    """What kept a machine from coming, by the cloud's own operations, newest first, else by what the engine printed."""
+    """What kept a machine from coming, by the cloud's own operations, newest first, else by the errors that the engine reports."""
     for operation in operations:
         for error in (operation.get("error") or {}).get("errors") or []:
             code, words = str(error.get("code", "")), str(error.get("message", ""))

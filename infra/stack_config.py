@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias, get_origi
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from infra.machine_types import MACHINE_TYPES, REGIONS, ZONES, region_of, usd_per_hour
+from infra.machine_types import MACHINE_TYPE_FORM, MACHINE_TYPES, REGION_FORM, REGIONS, ZONE_FORM, ZONES, region_of
+from infra.prices import vm_usd_per_hour
 from infra.ssh_ranges import ACCEPTED, MOST_ADDRESSES, address_count
 from training.errors import UserError
 
@@ -23,6 +24,7 @@ BUCKET_LABEL, STACK_LABEL = f"{PROJECT}-bucket", f"{PROJECT}-stack"
 UNDO_DAYS, CHECKPOINT_UNDO_DAYS = 7, 1
 UNUSED_MINUTES = 60
 """So long after a boot a machine on which nothing was bootstrapped powers itself off (infra/startup.sh)."""
+ACCOUNT_ID = "incubator-training"
 IMAGE_PROJECT = "deeplearning-platform-release"
 IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
 # Pinned: a family moves on, and a moved image would be another machine. Seen READY on 2026-09-19.
@@ -31,11 +33,15 @@ IMAGE_FAMILY = "common-cu129-ubuntu-2204-nvidia-580"
 IMAGE = f"{IMAGE_FAMILY}-v20260909"
 
 
-def _one_of(accepted: tuple[str, ...]) -> AfterValidator:
+def _formed(pattern: str, known: tuple[str, ...], more: str) -> AfterValidator:
+    """A name that is known here, or of the form that Google's have: whether it has it, Google is asked later."""
+
     def check(value: str) -> str:
-        if value not in accepted:
-            raise ValueError(f"accepted: {', '.join(accepted)}")
-        return value
+        if value in known or re.fullmatch(pattern, value):
+            return value
+        near = get_close_matches(value, known, n=2)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"{meant}accepted: {', '.join(known)}, or {more}")
 
     return AfterValidator(check)
 
@@ -94,8 +100,8 @@ def _each_once(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Label = Annotated[str, _matches(r"[a-z0-9_-]{1,63}", "1 to 63 of a-z, 0-9, _ and -")]
-RegionName = Annotated[str, _one_of(tuple(REGIONS))]
-Zone = Annotated[str, _one_of(ZONES)]
+RegionName = Annotated[str, _formed(REGION_FORM, tuple(REGIONS), "another region of Google's")]
+Zone = Annotated[str, _formed(ZONE_FORM, ZONES, "another zone of Google's")]
 Bucket = Annotated[str, _matches(r"[a-z0-9][a-z0-9_-]{1,61}[a-z0-9]", "3 to 63 of a-z, 0-9, - and _"), AfterValidator(_bucket_name)]
 Secret = Annotated[
     str, _matches(r"[A-Za-z0-9_-]{1,255}", "the name of a secret in Secret Manager (not the secret)"), AfterValidator(_no_secret)
@@ -157,6 +163,16 @@ class StorageSettings(Settings):
         """The bucket's name, as told or by default."""
         return self.bucket or f"{self.project}-incubator"
 
+    @property
+    def account(self) -> str:
+        """The service account of training."""
+        return f"{ACCOUNT_ID}@{self.project}.iam.gserviceaccount.com"
+
+    @property
+    def budget_name(self) -> str:
+        """What the budget alert is called."""
+        return f"{PROJECT}: {self.project}"
+
     @model_validator(mode="after")
     def _budget_is_whole(self) -> Self:
         if (self.billing_account is None) != (self.monthly_budget is None):
@@ -174,8 +190,9 @@ class MachineSettings(Settings):
     other_regions: bool = Field(
         default=False, description="machine: may stand in another region than the bucket (the traffic between them is billed)"
     )
-    machine_type: Annotated[str, _one_of(tuple(MACHINE_TYPES))] = Field(
-        default="g2-standard-8", description="machine: g2-standard-4 to -96 with L4s, e2-standard-2 to -8 without"
+    machine_type: Annotated[str, _formed(MACHINE_TYPE_FORM, tuple(MACHINE_TYPES), "another machine type of Google's")] = Field(
+        default="g2-standard-8",
+        description="machine: g2-standard-4 to -96 with L4s, e2-standard-2 to -8 without; Google is asked for others",
     )
     provisioning: Literal["standard", "spot"] = Field(
         default="standard", description="machine: standard, or spot: cheaper, and taken away at any time"
@@ -225,12 +242,12 @@ class MachineSettings(Settings):
         return self.provisioning == "spot"
 
     @property
-    def price(self) -> float:
-        """What the machine costs while it runs, without disks: as told, or by the table.
+    def price(self) -> float | None:
+        """What the machine costs while it runs, without disks: as told, or by the table; None where neither knows.
 
         Units: US dollars an hour.
         """
-        return self.usd_per_hour or usd_per_hour(self.machine_type, self.zone, self.spot)
+        return self.usd_per_hour or vm_usd_per_hour(self.machine_type, self.zone, self.spot)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -9,9 +9,8 @@
 import pulumi
 import pulumi_gcp as gcp
 
-from infra.stack_config import CHECKPOINT_UNDO_DAYS, UNDO_DAYS, StorageSettings
+from infra.stack_config import ACCOUNT_ID, CHECKPOINT_UNDO_DAYS, UNDO_DAYS, StorageSettings
 
-ACCOUNT_ID = "incubator-training"
 APIS = (
     "cloudresourcemanager",
     "compute",
@@ -124,13 +123,13 @@ class Storage(pulumi.ComponentResource):
             project=self._settings.project,
             billing_project=self._settings.project,
             user_project_override=True,
-            opts=self._inside,
+            opts=self._opts([], protect=False),  # goes with the alert, when the setting goes
         )
         project = gcp.organizations.get_project_output(project_id=self._settings.project)
         gcp.billing.Budget(
             "budget",
             billing_account=billing_account,
-            display_name=f"incubator: {self._settings.project}",
+            display_name=self._settings.budget_name,
             budget_filter=gcp.billing.BudgetBudgetFilterArgs(projects=[project.number.apply("projects/{}".format)]),
             amount=gcp.billing.BudgetAmountArgs(  # in the account's own currency: another one is refused
                 specified_amount=gcp.billing.BudgetAmountSpecifiedAmountArgs(units=str(self._settings.monthly_budget))

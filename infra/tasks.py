@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from invoke.context import Context
 from invoke.tasks import task
 
+from infra.adopt import adopt as bring_back
 from infra.begin import begin
 from infra.cost import cost as cost_of
 from infra.engine import Engine
@@ -62,6 +63,16 @@ def up(c: Context, stack: str | None = None, replace: bool = False) -> None:
     Example: ./fab up --stack l4
     """
     rent(Engine(stack), allow_replace=replace)
+
+
+@task(help={"stack": "name of the stack that holds the bucket (default: storage)"})
+@plain_refusals
+def adopt(c: Context, stack: str = "storage") -> None:
+    """Bring bucket, account and grants back into Pulumi's state, after that was lost. In the cloud nothing is changed.
+
+    Example: ./fab adopt
+    """
+    bring_back(Engine(stack))
 
 
 @task(help={**STACK, "until": "a date such as 2026-12-01: also what it will have cost by then (default: no such line)"})

@@ -123,8 +123,8 @@ def test_fab_lists_its_verbs():
 
     assert listed.returncode == 0, listed.stderr
     assert re.findall(r"^  (\w+)  ", listed.stdout, re.MULTILINE) == [
-        "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status", "stop",
-        "sweep", "train", "up",
+        "adopt", "bench", "bootstrap", "check", "cost", "demo", "down", "init", "lock", "logs", "preflight", "pull", "status",
+        "stop", "sweep", "train", "up",
     ]  # fmt: skip
 
 

@@ -43,6 +43,7 @@ def test_columns_stand_under_their_heads():
 
     for head, cell in (("state", "running"), ("loss", "0.5123"), ("in the bucket", "1,000, 12 s"), ("cost", "1.70 $")):
         assert heads.index(head) == row.index(cell)
+    assert table(STATUS, replace(RENTED, usd_per_hour=0.0)).splitlines()[1].endswith("?")  # a price that is not known
 
 
 @pytest.mark.parametrize(

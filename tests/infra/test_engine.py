@@ -8,7 +8,8 @@ import pytest
 
 from infra.advice import next_step
 from infra.engine import Engine as OurEngine
-from infra.policy import DISK, INSTANCE
+from infra.policy import BUDGET, DISK, INSTANCE
+from infra.shortage import shortage
 from infra.stack_config import IMAGE_FAMILY, IMAGE_PROJECT
 from tests.tools.stand_in_cloud.place import BUCKET, sure
 
@@ -123,6 +124,18 @@ def test_a_secret_that_is_taken_back_takes_nothing_else_along(stored, at):
     sure(place.engine.up("storage"))
 
     assert "secretmanager.googleapis.com" in place.world.read()["services"]
+
+
+def test_a_budget_alert_that_is_taken_back_goes_with_its_provider(stored, at):
+    place = at(stored)
+    place.set("storage", billingAccount="0123AB-4567CD-89EF01", monthlyBudget=100)
+    sure(place.engine.up("storage"))
+    assert len([one for one in place.world.read()["resources"].values() if one["type"] == BUDGET]) == 1
+
+    place.set("storage", billingAccount="", monthlyBudget="")
+    sure(place.engine.up("storage"))
+
+    assert not [one for one in place.world.read()["resources"].values() if one["type"] == BUDGET]
 
 
 def test_changes_in_place_keep_the_vm(rented, at):
@@ -278,7 +291,7 @@ def test_ctrl_c_leaves_a_state_that_can_be_put_right(stored, at):
     [
         ("l4", {"storageStack": "elsewhere"}, {}, "incubator:storageStack: elsewhere: there is no such stack here yet"),
         ("l4", {"zone": "europe-west4-a"}, {}, "the bucket of stack storage is in us-central1"),
-        ("l4", {"zone": "us-east4-b"}, {}, "Pulumi.l4.yaml: incubator:zone: us-east4-b: accepted: us-central1-a"),
+        ("l4", {"zone": "us-cental1-a"}, {}, "Pulumi.l4.yaml: incubator:zone: us-cental1-a: did you mean us-central1-"),
         ("l4", {"maxRunSeconds": -5}, {}, "incubator:maxRunSeconds: -5: input should be greater than or equal to 30"),
         ("l4", {"maxRunSeconds": "long"}, {}, "maxRunSeconds"),
         ("l4", {"kind": "vm"}, {}, "incubator:kind: vm (accepted: storage, machine)"),
@@ -332,3 +345,31 @@ def test_a_storage_stack_that_is_not_up_is_refused_with_what_to_run(empty, at):
     words = "stack storage has no output project: it is not up yet, or of another kind; run: pulumi up --stack storage"
     assert words in refused.stderr
     assert "Traceback" not in refused.stdout + refused.stderr
+
+
+def test_the_words_of_a_failure_are_those_of_the_resource_that_failed(stored, at, capfd):
+    """A warning, a name or an earlier line that has the words of another failure changes nothing."""
+    place = at(stored)
+    place.write(after="\npulumi.warn(\"Quota 'GPUS_ALL_REGIONS' exceeded, and the bucket is marked for protection\")\n")
+    with place.world.edit() as state:
+        state["faults"] = [
+            {"on": "create", "type": INSTANCE, "kind": "error", "message": "googleapi: Error 503: try again", "times": 1}
+        ]
+
+    ended = OurEngine("l4").show("up", "--yes", "--skip-preview", "--stack", "l4")
+
+    assert ended.code != 0
+    assert "marked for protection" in capfd.readouterr().out
+    assert ended.reported[0].endswith("googleapi: Error 503: try again")
+    assert shortage([], ended.errors) is None
+    assert "(see above)" in next_step("l4", ended.errors)
+
+
+def test_what_comes_to_no_event_is_read_from_what_the_engine_prints(stored, at, monkeypatch):
+    at(stored)
+    monkeypatch.setenv("PULUMI_CONFIG_PASSPHRASE", "another")
+
+    ended = OurEngine("l4").show("up", "--yes", "--skip-preview", "--stack", "l4")
+
+    assert (ended.code != 0, ended.reported) == (True, ())
+    assert "PULUMI_CONFIG_PASSPHRASE (or _FILE)" in next_step("l4", ended.errors)

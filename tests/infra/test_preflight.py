@@ -9,10 +9,13 @@ from infra.gcloud import NotFound
 from infra.preflight import _judge_image, _judge_region, image_family, preflight
 from infra.stack_config import IMAGE, IMAGE_FAMILY, IMAGE_PROJECT, MachineSettings, StorageSettings
 from tests.tools.stand_in_cloud.by_hand import put_machine
-from tests.tools.stand_in_cloud.rest import Rest, served
+from tests.tools.stand_in_cloud.rest import ZONES, Rest, served
 from training.errors import RunError, UserError
 
 STORAGE = StorageSettings.model_validate({"project": "demo-project", "location": "us-central1"})
+NOT_COMPARED = (
+    "warning: accounts: whether Pulumi's is the same is not known: gcloud is told to send no credentials (auth/disable_credentials)"
+)
 NEWER = {"name": f"{IMAGE_FAMILY}-v20261101", "diskSizeGb": "50"}
 
 
@@ -39,6 +42,7 @@ def cloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
 def test_a_machine_with_nothing_in_its_way_is_told_line_by_line(cloud):
     assert preflight(_machine(), "l4") == [
         "Pulumi's credentials: GOOGLE_OAUTH_ACCESS_TOKEN",
+        NOT_COMPARED,
         "APIs: compute, iam, logging, monitoring, storage, iap, oslogin are enabled",
         "permissions: all 14 granted",
         "region: the machine and the bucket are both in us-central1",
@@ -89,11 +93,48 @@ def test_every_obstacle_comes_at_once_with_its_next_step(cloud, monkeypatch):
         "3. quota GPUS_ALL_REGIONS (all regions): 1 needed for 1 L4 of g2-standard-8, limit 0, 0 in use otherwise next: ask for "
         f"GPUS_ALL_REGIONS (all regions) = 1: {quotas} (new projects often have GPUS_ALL_REGIONS = 0; trial accounts get no GPU "
         "until they are upgraded)",
-        "4. incubator:machineType: g2-standard-8: not offered in us-central1-a (by our table also in us-central1-b, us-central1-c) "
+        "4. incubator:machineType: g2-standard-8: not offered in us-central1-a (Google has it in us-central1-b, us-central1-c, "
+        f"asia-east1-a, asia-east1-b, asia-east1-c, asia-east2-a and {len(ZONES) - 7} more) "
         "next: pulumi config set incubator:zone us-central1-b --stack l4",
         f"5. incubator:image: {IMAGE} of {IMAGE_PROJECT}: not there, and so is its family next: choose one of: gcloud compute "
         f"images list --project {IMAGE_PROJECT} --no-standard-images --format='value(family)'",
     ]
+
+
+def test_a_zone_and_a_machine_type_newer_than_our_tables_are_googles_to_know(cloud):
+    newer = {"guestCpus": 48, "accelerators": [{"guestAcceleratorType": "nvidia-rtx-pro-6000", "guestAcceleratorCount": 1}]}
+    with cloud.world.edit() as state:
+        state["newer_zones"], state["newer_machine_types"] = ["us-central1-ai1b"], {"g4-standard-48": newer}
+        state["quotas"]["project"]["CPUS_ALL_REGIONS"]["limit"] = 64
+    stack = {"machineType": "g4-standard-48", "zone": "us-central1-ai1b"}
+
+    lines = preflight(_machine(**stack), "l4")
+
+    assert "machine type: g4-standard-48 is offered in us-central1-ai1b" in lines
+    assert f"zone: us-central1-ai1b is one of Google's {len(ZONES) + 1}" in lines
+    assert "quota CPUS_ALL_REGIONS (all regions): 48 needed, 64 free" in lines
+    assert "quota NVIDIA_RTX_PRO_6000_GPUS in us-central1: Google does not report it, not checked" in lines
+    assert (
+        "warning: price: not known here for g4-standard-48 in us-central1-ai1b; to set it: "
+        "pulumi config set incubator:usdPerHour DOLLARS --stack l4"
+    ) in lines
+    assert not [line for line in preflight(_machine(**stack, usdPerHour=2.5), "l4") if "price" in line]
+
+
+def test_a_zone_and_a_machine_type_that_google_lacks_are_refused_with_the_nearest(cloud):
+    assert _obstacles(_machine(zone="us-central1-x")) == [
+        "1. incubator:zone: us-central1-x: Google has no such zone (nearest: us-central1-a, us-central1-b, us-central1-c) "
+        "next: pulumi config set incubator:zone us-central1-a --stack l4"
+    ]
+    (refused,) = _obstacles(_machine(machineType="g2-standard-9"))
+    assert refused.startswith(
+        "1. incubator:machineType: g2-standard-9: not offered in us-central1-a, nor elsewhere (nearest there: g2-"
+    )
+    (far,) = _obstacles(_machine(machineType="z9-quantum-1q"))
+    assert far == (
+        "1. incubator:machineType: z9-quantum-1q: not offered in us-central1-a, nor elsewhere next: choose one of: "
+        "gcloud compute machine-types list --zones=us-central1-a --project=demo-project"
+    )
 
 
 def test_without_the_compute_api_only_the_apis_are_told(cloud):
@@ -112,6 +153,7 @@ def test_a_storage_stack_needs_only_what_it_cannot_enable_itself(cloud):
 
     assert preflight(STORAGE, "storage") == [
         "Pulumi's credentials: GOOGLE_OAUTH_ACCESS_TOKEN",
+        NOT_COMPARED,
         "APIs: serviceusage, cloudresourcemanager are enabled",
         "permissions: all 4 granted",
     ]

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from infra.findings import Findings
-from infra.quota import judge_quota, read_quotas
+from infra.quota import Size, judge_quota, read_quotas, size_of
 from infra.stack_config import MachineSettings
 
 Limits = Mapping[str, tuple[float, float]]
@@ -43,10 +43,13 @@ def _judged(
     project: Limits | None = None,
     instances: list[Any] | None = None,
     disks: list[Any] | None = None,
+    told: dict[str, Any] | None = None,
 ) -> Findings:
     findings = Findings("demo-project", "l4")
     answers = _answer({**PROJECT_LIMITS, **(project or {})}), _answer({**LIMITS, **(region or {})})
-    judge_quota(findings, settings, read_quotas(settings, "l4", *answers, instances or [], disks or []))
+    size = size_of(settings.machine_type, told)
+    assert size is not None
+    judge_quota(findings, settings, read_quotas(settings, "l4", *answers, instances or [], disks or [], size), size)
     return findings
 
 
@@ -163,7 +166,7 @@ def test_a_spot_vm_does_not_give_back_the_quota_of_standard_ones():
 
 def test_a_quota_that_google_does_not_report_is_said_to_be_unchecked():
     settings, findings = _settings(), Findings("demo-project", "l4")
-    judge_quota(findings, settings, read_quotas(settings, "l4", {}, _answer(LIMITS), [], []))
+    judge_quota(findings, settings, read_quotas(settings, "l4", {}, _answer(LIMITS), [], []), Size(8, 1))
 
     assert findings.obstacles == []
     assert findings.lines[1] == "quota GPUS_ALL_REGIONS (all regions): Google does not report it, not checked"
@@ -183,3 +186,26 @@ def test_a_machine_that_google_deletes_within_a_week_may_use_the_quota_of_spot(t
 
     assert findings.obstacles == []
     assert any(line.startswith(f"quota {metric} in us-central1: 1 needed") for line in findings.lines)
+
+
+def test_a_machine_type_that_no_table_here_has_takes_what_google_says():
+    told = {"guestCpus": 48, "accelerators": [{"guestAcceleratorType": "nvidia-rtx-pro-6000", "guestAcceleratorCount": 1}]}
+    settings = _settings(machineType="g4-standard-48")
+    vm = _vm(machine_type="g4-standard-48")
+    here: Limits = {"NVIDIA_RTX_PRO_6000_GPUS": (1, 1)}
+
+    fits = _judged(settings, here, {"CPUS_ALL_REGIONS": (64, 48), "GPUS_ALL_REGIONS": (1, 1)}, [vm], told=told)
+    second = _judged(settings, here, {"CPUS_ALL_REGIONS": (64, 48), "GPUS_ALL_REGIONS": (1, 1)}, told=told)
+
+    assert fits.obstacles == []
+    assert "quota NVIDIA_RTX_PRO_6000_GPUS in us-central1: 1 needed, 1 free" in fits.lines
+    assert [obstacle.split()[1] for obstacle in second.obstacles] == [
+        "CPUS_ALL_REGIONS",
+        "GPUS_ALL_REGIONS",
+        "NVIDIA_RTX_PRO_6000_GPUS",
+    ]
+    assert "1 needed for 1 RTX_PRO_6000 of g4-standard-48" in second.obstacles[-1]
+    assert size_of(
+        "a2-highgpu-1g",
+        {"guestCpus": 12, "accelerators": [{"guestAcceleratorType": "nvidia-tesla-a100", "guestAcceleratorCount": 1}]},
+    ) == Size(12, 1, "NVIDIA_A100")

@@ -11,7 +11,7 @@ from tests.tools.stand_in_cloud import refusals, rules, signatures
 from tests.tools.stand_in_cloud.world import INSTANCE
 
 FOLDER = Path(rules.__file__).parent
-LISTS = ("replaces", "updates", "stops", "keeps")
+LISTS = ("replaces", "updates", "stops", "keeps", "not_imported")
 MADE_ANEW = re.compile(
     r"forces? (?:a |the )?(?:new|instance)|recreate|cause VM recreation|immutable and can only be specified during creation"
 )

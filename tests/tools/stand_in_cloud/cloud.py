@@ -111,7 +111,7 @@ class Cloud:
 
     def _create(self, state: State, token: str, inputs: Values) -> Values:
         filled = self._complete(state, token, inputs)
-        key = rules.KINDS[token].id.format_map(filled)
+        key = rules.id_of(token, filled)
         if token in ADDITIVE and key in state["resources"]:
             return state["resources"][key]
         refuse_create(state, token, key, filled)
@@ -139,6 +139,16 @@ class Cloud:
         computed = {name: old[name] for name in rules.KINDS[token].computed if name in old}
         record["outputs"] = _outputs(state, record, self._complete(state, token, inputs)) | computed
         return record
+
+
+def imported(token: str, told: str) -> str:
+    """The id of what a person tells the provider to import; a grant is RESOURCE ROLE MEMBER, and the title of a condition."""
+    if token not in (rules.BUCKET_GRANT, rules.PROJECT_GRANT, rules.SECRET_GRANT):
+        return told
+    words = told.split()
+    if len(words) < 3:
+        raise Refused(f"Wrong number of parts to Member id {words}; expected 'resource_name role member [condition_title]'.")
+    return "/".join((*words[:3], *filter(None, [" ".join(words[3:])])))
 
 
 def _outputs(state: State, record: Values, filled: Values) -> Values:

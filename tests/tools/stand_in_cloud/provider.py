@@ -111,12 +111,16 @@ class Provider(provider_pb2_grpc.ResourceProviderServicer):
         return provider_pb2.CreateResponse(id=made["id"], properties=message(made["outputs"]))
 
     def Read(self, request: Any, context: grpc.ServicerContext) -> provider_pb2.ReadResponse:
-        """What the cloud holds; nothing, where someone deleted it."""
+        """What the cloud holds; nothing, where someone deleted it. Without properties it is an import."""
+        imported = not plain(request.properties)
         with refusals(context):
-            found = self._cloud.read(request.type, request.id)
+            found = self._cloud.read(request.type, cloud.imported(request.type, request.id) if imported else request.id)
         if found is None:
             return provider_pb2.ReadResponse()
-        return provider_pb2.ReadResponse(id=request.id, properties=message(found["outputs"]), inputs=message(found["inputs"]))
+        known = plain(request.inputs)
+        hidden = [key for key in rules.recorded(request.type, "not_imported") if key not in known]
+        outputs, inputs = ({key: found[part][key] for key in found[part] if key not in hidden} for part in ("outputs", "inputs"))
+        return provider_pb2.ReadResponse(id=found["id"], properties=message(outputs), inputs=message(inputs))
 
     def Update(self, request: Any, context: grpc.ServicerContext) -> provider_pb2.UpdateResponse:
         """Change a resource in place."""

@@ -2,8 +2,8 @@
 
 Served: projects, regions and their quotas, machine types, images (by name, by family, listed), aggregated instances, disks,
 addresses and routers, snapshots, each of them alone, their deletion, the start of a VM, operations; services;
-testIamPermissions; tokens. Faults of Google's are set in the World: `missing_permissions`, `services`, and `unreachable` (a list of
-regions).
+testIamPermissions; tokens; what rest_storage.py has. Faults of Google's are set in the World: `missing_permissions`, `services`,
+and `unreachable` (a list of regions).
 """
 
 import contextlib
@@ -22,29 +22,14 @@ import pytest
 
 from tests.tools.programs import require
 from tests.tools.stand_in_cloud import rest_resources as resources
+from tests.tools.stand_in_cloud import rest_storage
 from tests.tools.stand_in_cloud.refusals import users_of_network
+from tests.tools.stand_in_cloud.rest_errors import Sorry, admit, missing
 from tests.tools.stand_in_cloud.world import REGIONS, State, World, now, usage
 
 ZONES = [f"{region}-{letter}" for region in REGIONS for letter in ("bcd" if region in ("us-east1", "europe-west1") else "abc")]
+APIS = ("CLOUDRESOURCEMANAGER", "IAM", "SECRETMANAGER", "SERVICEUSAGE")
 SCOPE = r"(?P<scope>zones/[\w-]+|regions/[\w-]+|global)"
-
-
-class Sorry(Exception):
-    """An error as Google answers it."""
-
-    def __init__(self, code: int, status: str, reason: str, message: str, info: dict[str, Any] | None = None) -> None:
-        super().__init__(message)
-        kind = "type.googleapis.com/google.rpc.ErrorInfo"
-        self.code = code
-        self.body: dict[str, Any] = {
-            "error": {
-                "code": code,
-                "message": message,
-                "status": status,
-                "errors": [{"message": message, "domain": "global", "reason": reason}],
-                "details": [{"@type": kind, "domain": "googleapis.com", **info}] if info else [],
-            }
-        }
 
 
 class Rest:
@@ -69,8 +54,8 @@ class Rest:
             "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
             "CLOUDSDK_AUTH_TOKEN_HOST": f"{url}/token",
             "CLOUDSDK_API_ENDPOINT_OVERRIDES_COMPUTE": f"{url}/compute/v1/",
-            "CLOUDSDK_API_ENDPOINT_OVERRIDES_SERVICEUSAGE": f"{url}/",
-            "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER": f"{url}/",
+            "CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{url}/storage/v1/",
+            **{f"CLOUDSDK_API_ENDPOINT_OVERRIDES_{api}": f"{url}/" for api in APIS},
             "GOOGLE_OAUTH_ACCESS_TOKEN": "stand-in",  # for Pulumi: a credential of some kind must be there
         }
 
@@ -140,44 +125,20 @@ def _handler(rest: Rest) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-# --- what is asked before every answer ---
-
-
-def _admit(state: State, project: str, api: str, permission: str) -> None:
-    """Refuses what Google would: a foreign project, a disabled API, a missing permission."""
-    if project != state["project"]:
-        raise Sorry(404, "NOT_FOUND", "notFound", f"The resource 'projects/{project}' was not found")
-    if f"{api}.googleapis.com" not in state["services"]:
-        message = (
-            f"{api} API has not been used in project {project} before or it is disabled. Enable it by visiting "
-            f"https://console.developers.google.com/apis/api/{api}.googleapis.com/overview?project={project} then retry."
-        )
-        metadata = {"service": f"{api}.googleapis.com", "consumer": f"projects/{project}"}
-        info = {"reason": "SERVICE_DISABLED", "metadata": metadata}
-        raise Sorry(403, "PERMISSION_DENIED", "accessNotConfigured", message, info)
-    if permission in state["missing_permissions"]:
-        message = f"Required '{permission}' permission for 'projects/{project}'"
-        raise Sorry(403, "PERMISSION_DENIED", "forbidden", message)
-
-
-def _missing(path: str) -> Sorry:
-    return Sorry(404, "NOT_FOUND", "notFound", f"The resource '{path}' was not found")
-
-
 # --- the faces ---
 
 
 def _project(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state = world.read()
-    _admit(state, at["project"], "compute", "compute.projects.get")
+    admit(state, at["project"], "compute", "compute.projects.get")
     return {"kind": "compute#project", "name": at["project"], "quotas": _quotas(state, state["quotas"]["project"], None)}
 
 
 def _region(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state, region = world.read(), at["region"]
-    _admit(state, at["project"], "compute", "compute.regions.get")
+    admit(state, at["project"], "compute", "compute.regions.get")
     if region not in state["quotas"]["regions"]:
-        raise _missing(f"projects/{at['project']}/regions/{region}")
+        raise missing(f"projects/{at['project']}/regions/{region}")
     return {
         "kind": "compute#region",
         "name": region,
@@ -193,13 +154,49 @@ def _quotas(state: State, limits: dict[str, Any], region: str | None) -> list[di
     ]
 
 
-def _machine_type(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
-    state, name, zone = world.read(), at["name"], at["zone"]
-    _admit(state, at["project"], "compute", "compute.machineTypes.get")
+def _zones(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state = world.read()
+    admit(state, at["project"], "compute", "compute.zones.list")
+    link = resources.link(f"projects/{at['project']}/zones/")
+    return {"kind": "compute#zoneList", "items": [{"name": zone, "selfLink": link + zone} for zone in _all_zones(state)]}
+
+
+def _all_zones(state: State) -> list[str]:
+    return [*ZONES, *state.get("newer_zones", [])]
+
+
+def _offered(state: State, project: str, zone: str) -> list[dict[str, Any]]:
+    """The machine types of a zone: two families, and `newer_machine_types` of the World, but for `machine_types_missing`."""
+    sizes = [(family, vcpus) for family in ("e2", "g2") for vcpus in (2, 4, 8, 12, 16, 24, 32, 48, 96)]
+    known = {f"{family}-standard-{vcpus}": {"guestCpus": vcpus} for family, vcpus in sizes} | state.get("newer_machine_types", {})
     sold = state.get("machine_types_missing", {}).get(zone, [])
-    if zone not in ZONES or name in sold or not re.fullmatch(r"(g2|e2)-standard-\d+", name):
-        raise _missing(f"projects/{at['project']}/zones/{zone}/machineTypes/{name}")
-    return {"kind": "compute#machineType", "name": name, "zone": zone, "guestCpus": int(name.rpartition("-")[2])}
+    where = resources.link(f"projects/{project}/zones/{zone}")
+    return [
+        {"kind": "compute#machineType", "name": name, "zone": where, "selfLink": f"{where}/machineTypes/{name}", **told}
+        for name, told in known.items()
+        if name not in sold
+    ]
+
+
+def _machine_type(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, zone = world.read(), at["zone"]
+    admit(state, at["project"], "compute", "compute.machineTypes.get")
+    if zone not in _all_zones(state):
+        raise Sorry(400, "INVALID_ARGUMENT", "invalid", f"Invalid value for field 'zone': '{zone}'. Unknown zone.")
+    for offered in _offered(state, at["project"], zone):
+        if offered["name"] == at["name"]:
+            return offered
+    raise missing(f"projects/{at['project']}/zones/{zone}/machineTypes/{at['name']}")
+
+
+def _machine_types(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
+    state, zones = world.read(), [at["zone"]] if "zone" in at else _all_zones(world.read())
+    admit(state, at["project"], "compute", "compute.machineTypes.list")
+    found = {zone: [each for each in _offered(state, at["project"], zone) if _passes(each, query)] for zone in zones}
+    if "zone" in at:
+        return {"kind": "compute#machineTypeList", "items": found[at["zone"]]}
+    items = {f"zones/{zone}": {"machineTypes": offered} for zone, offered in found.items() if offered}
+    return {"kind": "compute#machineTypeAggregatedList", "items": items}
 
 
 def _image(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
@@ -211,7 +208,7 @@ def _image(world: World, at: dict[str, str], query: dict[str, str], body: bytes)
         name = at["name"]
         found = [image for image in images if image["name"] == name]
     if not found:
-        raise _missing(f"projects/{at['project']}/global/images/{name}")
+        raise missing(f"projects/{at['project']}/global/images/{name}")
     newest = max(found, key=lambda image: str(image["creationTimestamp"]))
     return {"kind": "compute#image", "status": "READY", **newest}
 
@@ -230,7 +227,7 @@ def _passes(item: dict[str, Any], query: dict[str, str]) -> bool:
 
 def _aggregated(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state, collection = world.read(), at["collection"]
-    _admit(state, at["project"], "compute", f"compute.{collection}.list")
+    admit(state, at["project"], "compute", f"compute.{collection}.list")
     unreachable = [
         f"regions/{name}" if collection in ("addresses", "routers") else f"zones/{name}-a" for name in state.get("unreachable", [])
     ]
@@ -246,27 +243,27 @@ def _aggregated(world: World, at: dict[str, str], query: dict[str, str], body: b
 
 def _global(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state, collection = world.read(), at["collection"]
-    _admit(state, at["project"], "compute", f"compute.{collection}.list")
+    admit(state, at["project"], "compute", f"compute.{collection}.list")
     kind = f"compute#{collection.removesuffix('s')}List"
     return {"kind": kind, "items": [item for _, item in resources.all_of(state, collection)]}
 
 
 def _one(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state = world.read()
-    _admit(state, at["project"], "compute", f"compute.{at['collection']}.get")
+    admit(state, at["project"], "compute", f"compute.{at['collection']}.get")
     for scope, item in resources.all_of(state, at["collection"]):
         if (scope, item["name"]) == (at["scope"], at["name"]):
             return item
-    raise _missing(f"projects/{at['project']}/{at['scope']}/{at['collection']}/{at['name']}")
+    raise missing(f"projects/{at['project']}/{at['scope']}/{at['collection']}/{at['name']}")
 
 
 def _delete(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     path = f"projects/{at['project']}/{at['scope']}/{at['collection']}/{at['name']}"
     with world.edit() as state:
-        _admit(state, at["project"], "compute", f"compute.{at['collection']}.delete")
+        admit(state, at["project"], "compute", f"compute.{at['collection']}.delete")
         item = next((item for scope, item in resources.all_of(state, at["collection"]) if item["selfLink"].endswith(path)), None)
         if item is None:
-            raise _missing(path)
+            raise missing(path)
         users = [user.partition("/v1/")[2] for user in item.get("users", [])] or [*users_of_network(state, path)]
         if at["collection"] in ("disks", "addresses", "networks", "subnetworks") and users:
             kind = at["collection"].removesuffix("s").removesuffix("e")
@@ -281,9 +278,9 @@ def _delete(world: World, at: dict[str, str], query: dict[str, str], body: bytes
 def _start(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     path = f"projects/{at['project']}/{at['scope']}/instances/{at['name']}"
     with world.edit() as state:
-        _admit(state, at["project"], "compute", "compute.instances.start")
+        admit(state, at["project"], "compute", "compute.instances.start")
         if path not in state["resources"]:
-            raise _missing(path)
+            raise missing(path)
         state["resources"][path] |= {"status": "RUNNING", "lastStartTimestamp": now()}
         operation = _done(at, path, f"operation-{len(state['operations']) + 1}-start") | {"operationType": "start"}
         state["operations"].append(operation)
@@ -309,7 +306,7 @@ def _done(at: dict[str, str], path: str, name: str) -> dict[str, Any]:
 
 def _operations(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state, items = world.read(), dict[str, Any]()
-    _admit(state, at["project"], "compute", "compute.zoneOperations.list")
+    admit(state, at["project"], "compute", "compute.zoneOperations.list")
     for operation in state["operations"]:
         if _passes(operation, query):
             scope = re.search(r"(zones|regions)/[\w-]+$", operation.get("zone") or operation.get("region") or "")
@@ -321,14 +318,14 @@ def _wait(world: World, at: dict[str, str], query: dict[str, str], body: bytes) 
     for operation in world.read()["operations"]:
         if operation["name"] == at["name"]:
             return operation
-    raise _missing(f"projects/{at['project']}/{at['scope']}/operations/{at['name']}")
+    raise missing(f"projects/{at['project']}/{at['scope']}/operations/{at['name']}")
 
 
 def _services(world: World, at: dict[str, str], query: dict[str, str], body: bytes) -> dict[str, Any]:
     state = world.read()
     if at["project"] != state["project"]:
         raise Sorry(403, "PERMISSION_DENIED", "forbidden", f"Project '{at['project']}' not found or permission denied.")
-    _admit(state, at["project"], "serviceusage", "serviceusage.services.list")
+    admit(state, at["project"], "serviceusage", "serviceusage.services.list")
     number = state["project_number"]
     return {
         "services": [
@@ -364,6 +361,9 @@ ROUTES: list[tuple[str, str, Face]] = [
     ("GET", COMPUTE, _project),
     ("GET", rf"{COMPUTE}/regions/(?P<region>[\w-]+)", _region),
     ("GET", rf"{COMPUTE}/zones/(?P<zone>[\w-]+)/machineTypes/(?P<name>[\w-]+)", _machine_type),
+    ("GET", rf"{COMPUTE}/zones", _zones),
+    ("GET", rf"{COMPUTE}/zones/(?P<zone>[\w-]+)/machineTypes", _machine_types),
+    ("GET", rf"{COMPUTE}/aggregated/machineTypes", _machine_types),
     ("GET", rf"{COMPUTE}/global/images/family/(?P<family>[\w-]+)", _image),
     ("GET", rf"{COMPUTE}/global/images/(?P<name>[\w-]+)", _image),
     ("GET", rf"{COMPUTE}/global/images", _images),
@@ -378,4 +378,5 @@ ROUTES: list[tuple[str, str, Face]] = [
     ("GET", r"/v1/projects/(?P<project>[\w-]+)/services", _services),
     ("POST", r"/v1/projects/(?P<project>[\w-]+):testIamPermissions", _test_permissions),
     ("POST", r"/token", _token),
+    *rest_storage.ROUTES,
 ]

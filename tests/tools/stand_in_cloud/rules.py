@@ -178,6 +178,11 @@ def recorded(token: str, what: str) -> tuple[str, ...]:
     return tuple(RECORDED[token].get(what, {}))
 
 
+def id_of(token: str, filled: Mapping[str, Any]) -> str:
+    """The id of a resource; that of a grant with a condition ends with its title."""
+    return "/".join((KINDS[token].id.format_map(filled), *filter(None, [(filled.get("condition") or {}).get("title")])))
+
+
 def bare(path: str) -> str:
     """A path without list positions."""
     return re.sub(r"\[\d+\]", "", path)
@@ -231,9 +236,7 @@ def _contains(wider: Any, narrower: Any) -> bool:
 def problems(token: str, inputs: Values) -> Iterator[tuple[str, str]]:
     """Path and reason of what can be told without asking the cloud."""
     if token == PROVIDER:
-        yield from signatures.problems(
-            token, {key: value for key, value in inputs.items() if key not in ("version", "pluginDownloadURL")}
-        )
+        yield from signatures.problems(token, provider_settings(inputs))
         return
     if token not in KINDS:
         yield "", f"the stand-in cloud knows no {token}; add it to tests/tools/stand_in_cloud/rules.py"
