@@ -11,7 +11,7 @@ import fabfile
 from infra.prices import disk_usd_per_month
 from infra.stack_config import MachineSettings, read_settings
 from tests.tools.perturbation_run import load_config
-from training.__main__ import parser
+from training.__main__ import _parsed
 from training.data.splits import read_split_file
 
 ROOT = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def test_its_commands_are_of_the_command_line():
 
     assert {words[0] for words in typed} >= {"check", "fit", "predict", "evaluate"}
     for words in typed:
-        parser().parse_args(words)
+        _parsed(words)
 
 
 def test_its_verbs_of_fab_are_known_with_their_options():

@@ -51,22 +51,7 @@ def train(
     """
     config, length = prepared.config, prepared.length
     start = checkpoint.step if checkpoint else 0
-    save = SaveCheckpoints(
-        directory.checkpoints,
-        config.checkpoints,
-        total_steps=length.total_steps,
-        config_sha256=config_sha256(config),
-        data_fingerprint=prepared.fingerprint,
-        resumed_step=start,
-        saves_best=habits.saves_best,
-    )
-    end = EndOnInterrupt(save)
-    progress = WriteProgress(directory.path, length.total_steps)
-    callbacks: list[Callback] = [LastStepValidates(length.total_steps), *habits.callbacks, save, progress, end]
-    if checkpoint is not None and habits.validates and is_owed_a_validation(prepared, checkpoint):
-        callbacks.insert(0, ValidateFirst(length.total_steps))
-    if sys.stdout.isatty():
-        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    callbacks = _callbacks(prepared, directory, checkpoint, habits)
     _quieten_lightning()
     trainer = L.Trainer(
         accelerator=prepared.device,
@@ -94,8 +79,32 @@ def train(
             trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
     except SystemExit as error:
         if isinstance(error, SIGTERMException) or isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes exits of both
+            end = next(each for each in callbacks if isinstance(each, EndOnInterrupt))
             raise KeyboardInterrupt(end.outcome or f"at step {trainer.global_step}") from None
         raise
+
+
+def _callbacks(
+    prepared: Prepared[Config, Data], directory: RunDirectory, checkpoint: Checkpoint | None, habits: Habits
+) -> list[Callback]:
+    config, length = prepared.config, prepared.length
+    save = SaveCheckpoints(
+        directory.checkpoints,
+        config.checkpoints,
+        total_steps=length.total_steps,
+        config_sha256=config_sha256(config),
+        data_fingerprint=prepared.fingerprint,
+        resumed_step=checkpoint.step if checkpoint else 0,
+        saves_best=habits.saves_best,
+    )
+    end = EndOnInterrupt(save)
+    progress = WriteProgress(directory.path, length.total_steps)
+    callbacks: list[Callback] = [LastStepValidates(length.total_steps), *habits.callbacks, save, progress, end]
+    if checkpoint is not None and habits.validates and is_owed_a_validation(prepared, checkpoint):
+        callbacks.insert(0, ValidateFirst(length.total_steps))
+    if sys.stdout.isatty():
+        callbacks.append(TQDMProgressBar(refresh_rate=10))
+    return callbacks
 
 
 def is_owed_a_validation(prepared: Prepared[Config, Data], checkpoint: Checkpoint) -> bool:
