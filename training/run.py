@@ -142,7 +142,10 @@ def reproduce(run_directory: Path, fresh: Path) -> str:
     if differing:
         facts = [read_facts(path) for path in (run_directory, fresh)]
         kinds = " and ".join(f"{f.latest.device}, {f.versions.get('torch')}, {f.git_commit}" for f in facts if f is not None)
-        raise RunError(f"{config.name}: not reproduced: {', '.join(differing)} differ (device, torch and commit: {kinds})")
+        raise RunError(
+            f"{config.name}: not reproduced: {', '.join(differing)} differ (device, torch and commit: {kinds}; "
+            "the same number of threads is needed too: OMP_NUM_THREADS)"
+        )
     return f"{config.name}: reproduced to the bit: {len(first.weights)} weights of step {first.step}, and {history[0]}"
 
 
