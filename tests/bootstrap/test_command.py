@@ -37,7 +37,7 @@ def test_a_word_that_is_no_verb(fab, words):
     code, err = fab(*words)
 
     assert code == 2
-    assert err.startswith("refused: nonsense: not a verb of fab (accepted: bench, bootstrap, check, ")
+    assert err.startswith("refused: nonsense: not a verb of fab (accepted: adopt, bench, bootstrap, check, ")
     assert err.count("\n") == 1
 
 

@@ -60,6 +60,7 @@ def test_a_refusal_that_nobody_reads_has_no_traceback(tmp_path, monkeypatch):
     assert unread(*TRAINING, "show-config", "nowhere.yaml", stderr=True)[0] == 141
 
 
+@pytest.mark.slow
 def test_head_gets_its_line(tmp_path):
     command = f'{BIN}/training show-config {DEMO} | head -n 1; echo "${{PIPESTATUS[@]}}"'
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300)

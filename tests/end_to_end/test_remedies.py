@@ -20,6 +20,7 @@ FIELDS = schema_of(RunConfig).fields
 # --- the command line ---
 
 
+@pytest.mark.slow
 def test_a_label_that_looks_like_yaml_is_pasted_into_a_shell_as_it_is_offered(screen, settings, training):
     control = "[('DMSO_TF', 0.0, 'uM')]"
     cells = anndata.read_h5ad("cells.h5ad")
@@ -200,7 +201,7 @@ def test_other_data_offer_the_data_as_they_were(settings, training):
 
     done = training("fit", *settings("resume=true", "trainer.max_steps=12"))
     offered(
-        r"a file of (cells_split.toml), the split itself .* changed \(accepted: the data as they were, or another name",
+        r"the content of (cells_split.toml), .* has changed \(accepted: the data as they were, or another name",
         done.err,
     )
     assert training("check", *settings("name=other", "trainer.max_steps=12")).code == 0

@@ -106,6 +106,7 @@ def test_the_lessons_command_leaves_its_files_where_it_says(training, here, monk
     assert training("fit", *words, "--patience=0").code == 2
 
 
+@pytest.mark.slow
 def test_reproduce_trains_again_and_compares_to_the_bit(training, here):
     assert training("fit", *RUN, "name=a", "trainer.max_epochs=20").code == 0
 

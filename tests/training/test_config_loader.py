@@ -190,7 +190,7 @@ OVERRIDES = {
     "no number at all": ("optim.lr=", r"^command line: optim.lr: null: input should be a valid number$"),
     "two lengths": ("trainer.max_steps=3 trainer.max_epochs=3", r"^command line: trainer: max_steps is 3 and max_epochs is 3"),
     "no length": ("trainer.max_steps=null", r"^command line: trainer: max_steps is null and max_epochs is null"),
-    "unknown task": ("task=tables", r"^command line: task: tables: no such task \(accepted: perturbation"),
+    "unknown task": ("task=tables", r"^command line: task: tables: no such task; did you mean tabular\? \(accepted: perturbation"),
     "deleted key": ("~optim.lr", r"^command line: ~optim.lr: settings are not deleted here"),
 }  # fmt: skip
 

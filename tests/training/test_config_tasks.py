@@ -103,8 +103,8 @@ def test_without_a_run_file_a_task_has_its_default_run():
 def test_a_key_of_another_task_is_unknown_and_the_message_names_that_task():
     cells = ["data.split=s", "data.control=c"]
     assert refusal(None, *cells, "model.hidden_dims=[64]") == (
-        "command line: model.hidden_dims: unknown key (value [64]): model.hidden_dims is a key of task toy, and the task of "
-        "this run is perturbation"
+        "command line: model.hidden_dims: unknown key (value [64]): model.hidden_dims is a key of task tabular and toy, and the "
+        "task of this run is perturbation"
     )
     assert "objective.loss is a key of task perturbation, and the task of this run is toy" in refusal(
         None, "task=toy", "name=mine", *TOY, "objective.loss=mse"

@@ -7,6 +7,7 @@ import pytest
 
 from tests.tools.perturbation_run import load_config
 from training.config import RunConfig
+from training.config_loader import load_config as load_any
 from training.config_schema import CONFIGS, schema_of
 from training.config_text import commented_yaml
 
@@ -44,7 +45,7 @@ def reread(tmp_path):
     def through(config):
         path = tmp_path / "config.yaml"
         path.write_text(commented_yaml(config))
-        return load_config(path)
+        return load_any(path)
 
     return through
 
@@ -77,7 +78,9 @@ def test_the_runs_change_every_field():
 
 @pytest.mark.parametrize("run", sorted((CONFIGS / "runs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_text_of_every_run_file_reads_back_equal(run, reread):
-    config = load_config(run, ["name=run", *WHOLE, *([] if "max_" in run.read_text() else ["trainer.max_steps=1"])])
+    text = run.read_text()
+    words = [] if "task: tabular" in text else [*WHOLE, *([] if "max_" in text else ["trainer.max_steps=1"])]
+    config = load_any(run, ["name=run", *words])
 
     assert reread(config) == config
 

@@ -27,17 +27,20 @@ def test_at_most_one_run_file_which_comes_first(words, capsys):
     ("words", "said"),
     [
         ([], "training: the following arguments are required: VERB (verbs: fit, check, "),
-        (["fitt"], "training: fitt: no such verb (accepted: fit, check, show-config, predict, evaluate, report, simulate; did you"),
+        (["fitt"], "training: fitt: no such verb (accepted: fit, check, show-config, predict, evaluate, reproduce, report, "),
         (["nonsense"], "training: nonsense: no such verb (accepted: fit, "),
         (["predict", "x"], "training predict: the following arguments are required: --output (usage: training predict [-h] "),
         (["report", "runs/x", "data.split=a"], "training: data.split=a: one word too many"),
         (["report", "a", "b"], "training: b: one word too many"),
         (["fit", "--frobnicate"], "training fit: --frobnicate: no such option (accepted: --help)"),
         (["--frobnicate", "fit"], "training: --frobnicate: no such option (accepted: --help)"),
-        (["check", "--write-feature=x", "a=b", "-x"], "training check: -x: no such option (accepted: --help, --write-features)"),
+        (
+            ["check", "--write-feature=x", "a=b", "-x"],
+            "training check: -x: no such option (accepted: --help, --write-features, --overfit)",
+        ),
         (
             ["check", "--wirte-features=x"],
-            "training check: --wirte-features: no such option (accepted: --help, --write-features; did",
+            "training check: --wirte-features: no such option (accepted: --help, --write-features, --overfit; did",
         ),
         (
             ["evaluate", "x", "--split", "tset"],

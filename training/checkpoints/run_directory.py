@@ -80,7 +80,7 @@ class RunDirectory:
             raise UserError(f"{self.path}: not a run directory: it holds no config.yaml (accepted: OUTPUT_DIR/NAME of a run)")
         words, key = overrides or [], NOTHING_SET_ASIDE.partition("=")[0]
         text = (self.path / "config.yaml").read_text(encoding="utf-8", errors="replace")
-        is_older = "\nevaluation:" not in text and re.search("^task:", text, re.MULTILINE) is None
+        is_older = "\nevaluation:" not in text and re.search(r"^task: (?!perturbation\b)", text, re.MULTILINE) is None
         if is_older and not any(word.startswith(f"{key}=") for word in words):
             words = [NOTHING_SET_ASIDE, *words]
         return load_config(self.path / "config.yaml", words)
@@ -141,7 +141,7 @@ class RunDirectory:
         if begun != now:
             raise UserError(
                 f"{self.path}: resume=true, but the run began with other data (fingerprint {begun}, now {now}): "
-                f"what {' and '.join(path for _, path in config.files)} name, or these files themselves, have changed "
+                f"the content of {', '.join(path for _, path in config.files)}, or of files that they name, has changed "
                 "(accepted: the data as they were, or another name without resume=true)"
             )
         if checkpoint.step > start.total_steps:

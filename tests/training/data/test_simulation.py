@@ -267,6 +267,7 @@ def test_an_output_below_a_file_fails(tmp_path):
         simulate(Simulation(**SMALL), tmp_path / "file" / "cells.h5ad")
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_leaves_nothing_behind(tmp_path):
     """In a process of its own: HDF5 does not forgive a file that it cannot close."""
     command = f"ulimit -f 300; exec {sys.executable} -m training simulate {tmp_path}/cells.h5ad n_cells=1000 n_perturbations=12"

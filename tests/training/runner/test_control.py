@@ -210,6 +210,7 @@ def test_a_neighbours_slip_is_told_and_stops_nobody_else(site, bucket):
     assert (Path(bucket.removeprefix("file://")) / "runs/job/model.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_says_what_it_waits_for(site, bucket, caplog):
     caplog.set_level("INFO")
     site.write_job(bucket=bucket)

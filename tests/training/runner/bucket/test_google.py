@@ -70,6 +70,7 @@ def test_an_answer_that_nobody_knows_is_one_line_too(gs_place, server):
         gs_place.bucket.listing("x")
 
 
+@pytest.mark.slow
 def test_an_unreachable_server_is_said_plainly(gs_place, monkeypatch, soon, tmp_path):
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     refused(gs_place.bucket, tmp_path, RunError, "^gs://bucket: Google Cloud Storage cannot be reached .*: check its network")

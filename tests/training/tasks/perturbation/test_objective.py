@@ -44,7 +44,7 @@ def test_the_total_is_what_its_name_says():
     embedding = energy_distance(prediction.cells, cells.target).mean()
     genes = energy_distance(prediction.genes, cells.target_genes).mean()
     assert total.item() == pytest.approx((embedding + 0.25 * genes).item(), rel=1e-6)
-    logged = module._train.take("")
+    logged = module.train_means.take("")
     assert logged["loss_embedding"] == pytest.approx(embedding.item(), rel=1e-6)
     assert logged["loss_genes"] == pytest.approx(genes.item(), rel=1e-6)
 
@@ -53,7 +53,7 @@ def test_the_floor_is_the_loss_of_the_controls_themselves():
     module, cells = objective(PerturbationConfig(decoder_weight=0.25)), batch()
     module.training_step(cells, 0)
 
-    floors = module._train.take("")
+    floors = module.train_means.take("")
     embedding = energy_distance(cells.control, cells.target).mean().item()
     genes = energy_distance(cells.control_genes, cells.target_genes).mean().item()
     assert floors["loss_embedding_floor"] == pytest.approx(embedding, rel=1e-6)
@@ -68,7 +68,7 @@ def test_the_only_head_over_genes_is_called_genes(genes, input_is_genes, name):
     module = objective(genes=genes, input_is_genes=input_is_genes, output_space="gene")
     module.training_step(batch(genes=genes), 0)
 
-    assert f"loss_{name}" in module._train.take("")
+    assert f"loss_{name}" in module.train_means.take("")
 
 
 def test_one_setting_rules_both_heads():
@@ -76,7 +76,7 @@ def test_one_setting_rules_both_heads():
     for loss in ("energy", "mse"):
         module = objective(PerturbationConfig(loss=loss))
         module.training_step(batch(), 0)
-        losses[loss] = module._train.take("")
+        losses[loss] = module.train_means.take("")
 
     for name in ("loss_embedding", "loss_genes", "loss_genes_floor"):
         assert losses["energy"][name] != pytest.approx(losses["mse"][name], rel=1e-3)
