@@ -213,6 +213,15 @@ class EvaluationConfig(Part):
     """Share of a cell type's controls that only measure and are never trained on, or null: none, and no win counts [fraction]."""
 
 
+class EarlyStoppingConfig(Part):
+    """When a run ends before its last step; `model.pt` has the best weights either way."""
+
+    patience: Positive | None = None
+    """Validations without an improvement after which the run ends, or null: it trains to its last step [validations]."""
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    """A validation improves only if its `val/loss_total` is more than this below the best."""
+
+
 class CheckpointsConfig(Part):
     """What is kept on disk."""
 
@@ -245,8 +254,11 @@ class Run(Part):
     trainer: Any
     """Length, device, precision and intervals: a section with what `TrainerConfig` has, as fields or as properties."""
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
-    NO_EFFECT: ClassVar[tuple[Row[Any], ...]] = ()
+    NO_EFFECT: ClassVar[tuple[Row[Any], ...]] = (
+        ("early_stopping.min_delta", lambda c: c.early_stopping.patience is None, "early_stopping.patience is null"),
+    )
     """Settings that have no effect in some runs: they are refused where the user wrote them."""
     CONTRADICTIONS: ClassVar[tuple[Row[Any], ...]] = (
         ("output_dir", lambda c: "://" in c.output_dir, "a folder of this machine is wanted"),
@@ -256,6 +268,7 @@ class Run(Part):
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset({
         "name", "output_dir", "resume", "overwrite", "trainer.max_steps", "trainer.max_epochs", "trainer.device",
         "trainer.log_every_steps", "checkpoints.every_steps", "checkpoints.keep_last",
+        "early_stopping.patience", "early_stopping.min_delta",
     })  # fmt: skip
     """Settings that a resumed run may change: they name paths, cadences and lengths, and leave the weights of a given step alone.
     (The length does not under a cosine; whoever lengthens such a run knows it.)"""
@@ -317,6 +330,7 @@ class RunConfig(Run):
          lambda c: c.model.encoder_layers == 1, "model.encoder_layers is 1, and both words mean one layer"),
         ("model.decoder_hidden_dims", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
         ("model.decoder_dropout", lambda c: not c.data.has_gene_decoder, "the run has no gene decoder"),
+        *Run.NO_EFFECT,
     )  # fmt: skip
     CONTRADICTIONS: ClassVar[tuple[Row["RunConfig"], ...]] = (
         ("data.output_space",
@@ -325,6 +339,8 @@ class RunConfig(Run):
          lambda c: c.data.control_matching == "gem_group" and c.data.gem_group_column is None, "needs data.gem_group_column"),
         ("model.gem_group_embedding",
          lambda c: c.model.gem_group_embedding and c.data.gem_group_column is None, "needs data.gem_group_column"),
+        ("early_stopping.patience",
+         lambda c: c.early_stopping.patience is not None and c.data.validation == "none", "data.validation is none"),
         ("model.head_dim",
          lambda c: c.model.attention == "causal_rope" and c.model.head_dim % 2 == 1, "rotary positions need an even width"),
         *Run.CONTRADICTIONS,

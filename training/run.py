@@ -189,4 +189,5 @@ def report(run_directory: Path) -> Path:
 
 
 def _start(task: Task[Config, Data], prepared: Prepared[Config, Data]) -> Start:
-    return Start(prepared.fingerprint, prepared.length.total_steps, prepared.device, task.record(prepared.data))
+    patience = prepared.config.early_stopping.patience
+    return Start(prepared.fingerprint, prepared.length.total_steps, prepared.device, patience, task.record(prepared.data))

@@ -23,6 +23,8 @@ class Start:
     """From which it went on."""
     reason: str = ""
     total_steps: int | None = None
+    patience: int | None = None
+    """Of early stopping."""
     device: str | None = None
     """`cpu` or `gpu`."""
 

@@ -54,8 +54,9 @@ def test_the_run_file_of_the_repository_trains_ends_early_and_is_judged(training
     facts = read_facts(run)
     assert facts is not None
     assert facts.finished_step == metrics["stopped_epoch"]
-    assert is_finished(JobPaths(here, "titanic"), 500)
-    assert not is_finished(JobPaths(here, "titanic"), 1000)  # more was asked for than the run was for
+    assert is_finished(JobPaths(here, "titanic"), 500, 10)
+    assert not is_finished(JobPaths(here, "titanic"), 1000, 10)  # more was asked for than the run was for
+    assert not is_finished(JobPaths(here, "titanic"), 500, 20)
 
     judged = training("evaluate", "runs/titanic")
     assert (judged.code, judged.out.strip().endswith("nothing is won")) == (0, True)

@@ -266,6 +266,7 @@ def test_missing_keys_are_named_with_their_sentences(write):
 
 # Key -> a value for it, settings with which it has no effect, settings with which it acts.
 NO_EFFECT_CASES = {
+    "early_stopping.min_delta": ("0.5", "early_stopping.patience=null", "early_stopping.patience=3"),
     "data.missing_features": ("zeros", "data.perturbation_features_file=null", "data.perturbation_features_file=f.npz"),
     "data.values": ("counts", "data={embed_key: X_state, output_space: embedding}", "data={embed_key: X_state, output_space: all}"),
     "data.gene_name_column": (
@@ -343,6 +344,8 @@ def test_a_run_file_that_the_command_line_has_to_mend_is_judged_as_mended(write)
 
 
 CONTRADICTION_CASES = {
+    "early_stopping.patience": (["early_stopping.patience=2", "data.validation=none"],
+        "command line: early_stopping.patience: 2: data.validation is none"),
     "data.output_space": (["data.output_space=embedding"],
         "command line: data.output_space: embedding: embedding needs data.embed_key"),
     "data.control_matching": (["data.kwargs.basal_mapping_strategy=batch"],

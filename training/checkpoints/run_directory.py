@@ -49,6 +49,7 @@ class Start:
     data_fingerprint: str
     total_steps: int
     device: str
+    patience: int | None
     split: dict[str, Any]
     """The report of cells, sets and leaks per split, as plain values."""
 
@@ -277,6 +278,7 @@ class RunDirectory:
             "step": checkpoint.step if checkpoint else 0,
             "reason": "resume=true" if checkpoint else "start",
             "total_steps": start.total_steps,
+            "patience": start.patience,
             "device": start.device,
         }
         facts |= {

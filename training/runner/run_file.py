@@ -21,6 +21,8 @@ class RunSettings:
     """Of what a resumed run must share with its first start."""
     max_steps: int | None = None
     max_epochs: float | None = None
+    patience: int | None = None
+    """Validations without an improvement after which the run ends."""
     device: str = "auto"
     """`cpu`, `gpu` or `auto`."""
 

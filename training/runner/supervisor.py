@@ -170,7 +170,7 @@ class Supervisor:
                 wait_until(lambda: self._asked() is not None, self.timing.pause)
 
     def _is_finished(self, settings: RunSettings) -> bool:
-        return is_finished(self.paths, settings.max_steps) and not has_other_length(self.paths, settings)
+        return is_finished(self.paths, settings.max_steps, settings.patience) and not has_other_length(self.paths, settings)
 
     def _one_start(self, settings: RunSettings) -> int:
         """Start the run and watch it until it has ended.

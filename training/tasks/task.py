@@ -17,6 +17,7 @@ from training.models.spec import ModelSpec
 from training.plan import Config, Data, Prepared
 from training.registry import part
 from training.reporting.curves import Panel
+from training.trainer.early_stopping import EarlyStopping
 from training.trainer.fit import Habits
 from training.trainer.objective import Objective
 from training.trainer.validation import ValidationHistory
@@ -31,6 +32,8 @@ class Task(ABC, Generic[Config, Data]):
     name: ClassVar[str]
     panels: ClassVar[Sequence[Panel]]
     """The curves of its report."""
+    monitored: ClassVar[str] = "val/loss_total"
+    """The logged value that chooses the best checkpoint and ends a run early; lower is better."""
 
     @abstractmethod
     def open(self, config: Config) -> Data:
@@ -78,7 +81,9 @@ class Task(ABC, Generic[Config, Data]):
 
     def habits(self, prepared: Prepared[Config, Data], directory: RunDirectory, checkpoint: Checkpoint | None) -> Habits:
         """How its training loop differs from the usual one."""
-        return Habits(validates=self.validates(prepared.config), callbacks=(ValidationHistory(directory),))
+        stopping = prepared.config.early_stopping
+        ends = () if stopping.patience is None else (EarlyStopping(stopping, self.monitored),)
+        return Habits(validates=self.validates(prepared.config), callbacks=(ValidationHistory(directory), *ends))
 
     def kept(self, prepared: Prepared[Config, Data], directory: RunDirectory) -> SavedModel:
         """The weights that become model.pt: those of the best checkpoint."""

@@ -52,12 +52,12 @@ class SaveCheckpoints(L.Callback):
             self._save(trainer, None)
 
     def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Save with the value that was just measured; a new best is saved off the cadence too."""
+        """Save with the value that was just measured; a new best is saved off the cadence too, and where the run ends early."""
         self._waits = False
         value = float(trainer.callback_metrics["val/loss_total"])
         known = best(complete_checkpoints(self.root))
         improved = known is None or known.manifest.val_loss_total is None or value < known.manifest.val_loss_total
-        if (improved and self.saves_best) or self._is_due(trainer.global_step):
+        if (improved and self.saves_best) or self._is_due(trainer.global_step) or trainer.should_stop:
             self._save(trainer, value)
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

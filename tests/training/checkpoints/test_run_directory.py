@@ -26,7 +26,7 @@ def make(tmp_path):
 
 
 def begin(config, fingerprint="d" * 64, total_steps=100):
-    return RunDirectory(config.directory).begin(config, Start(fingerprint, total_steps, "cpu", {"leaks": []}))
+    return RunDirectory(config.directory).begin(config, Start(fingerprint, total_steps, "cpu", None, {"leaks": []}))
 
 
 def save(config, step, fingerprint="d" * 64):

@@ -24,7 +24,7 @@ def answer(monkeypatch, text: str, code: int = 0) -> None:
 def test_the_code_says_what_a_run_file_asks_for():
     config = load_config(DEMO)
 
-    assert settings_of(DEMO.absolute(), Path.cwd()) == RunSettings("demo", config_sha256(config), 600, None, "cpu")
+    assert settings_of(DEMO.absolute(), Path.cwd()) == RunSettings("demo", config_sha256(config), 600, None, None, "cpu")
 
 
 def test_a_refused_run_file_is_refused_with_its_message(tmp_path):

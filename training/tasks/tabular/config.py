@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from training.config import OptimConfig, Part, Positive, Row, Run
+from training.config import EarlyStoppingConfig, OptimConfig, Part, Positive, Row, Run
 
 LESSON_MAX_EPOCHS, LESSON_LR, LESSON_PATIENCE, LESSON_MIN_DELTA = 1000, 1e-4, 10, 1e-3
 """Defaults of the lesson's script."""
@@ -49,7 +49,7 @@ class TabularOptimConfig(OptimConfig):
     """L2 norm above which the gradient is scaled down; 0 never does."""
 
 
-class EarlyStoppingConfig(Part):
+class TabularEarlyStoppingConfig(EarlyStoppingConfig):
     """When a run ends before its last epoch, and which weights it keeps."""
 
     patience: Positive = LESSON_PATIENCE
@@ -95,7 +95,7 @@ class TabularConfig(Run):
     data: ArraysConfig
     model: MlpConfig = MlpConfig()
     optim: TabularOptimConfig = TabularOptimConfig()
-    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    early_stopping: TabularEarlyStoppingConfig = TabularEarlyStoppingConfig()
 
     NO_EFFECT: ClassVar[tuple[Row["TabularConfig"], ...]] = (
         ("optim.min_lr_fraction", lambda c: c.optim.schedule == "constant", "optim.schedule is constant"),

@@ -19,10 +19,10 @@ from training.files import partial_file, write_text
 from training.runner.bucket.bucket import open_bucket
 from training.tasks.tabular.arrays import TabularData
 from training.tasks.tabular.config import TabularConfig
-from training.tasks.tabular.early_stopping import EarlyStopping
 from training.tasks.tabular.evaluation import TabularEvaluation, evaluate
 from training.tasks.tabular.model import Mlp
 from training.tasks.tabular.objective import MONITORED, Classification, measured, probabilities
+from training.trainer.early_stopping import EarlyStopping
 
 log = logging.getLogger(__name__)
 

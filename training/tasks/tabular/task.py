@@ -18,12 +18,12 @@ from training.reporting.html import missing, number, read_json, table
 from training.tasks.tabular.arrays import TabularData, read_arrays
 from training.tasks.tabular.batches import Batch, TabularBatches, batch_of
 from training.tasks.tabular.config import TabularConfig
-from training.tasks.tabular.early_stopping import EarlyStopping
 from training.tasks.tabular.evaluation import evaluate
 from training.tasks.tabular.model import Mlp, TabularSpec
 from training.tasks.tabular.objective import MONITORED, Classification, build_objective, probabilities
 from training.tasks.tabular.outputs import HISTORY, METRICS, PrintEpochs, WriteHistory, write_metrics, write_results
 from training.tasks.task import Task
+from training.trainer.early_stopping import EarlyStopping
 from training.trainer.fit import Habits
 
 TabularRun = Prepared[TabularConfig, TabularData]
@@ -89,7 +89,7 @@ class TabularTask(Task[TabularConfig, TabularData]):
 
     def habits(self, prepared: TabularRun, directory: RunDirectory, checkpoint: Checkpoint | None) -> Habits:
         """Early stopping keeps the best weights itself; the history has the lesson's columns."""
-        stopping = EarlyStopping(prepared.config.early_stopping, MONITORED)
+        stopping = _stopping(prepared.config)
         history = WriteHistory(directory.path / HISTORY, checkpoint.step if checkpoint else 0)
         return Habits(validates=True, callbacks=(stopping, PrintEpochs(prepared.config, stopping), history), saves_best=False)
 
@@ -147,12 +147,16 @@ def _cells(values: dict[str, Any]) -> list[str]:
     ]
 
 
+def _stopping(config: TabularConfig) -> EarlyStopping:
+    return EarlyStopping(config.early_stopping, MONITORED, keeps_weights=config.early_stopping.restore_best)
+
+
 def _stopping_of(config: TabularConfig, directory: RunDirectory) -> tuple[Checkpoint, EarlyStopping]:
     """The newest checkpoint, and early stopping as it was then."""
     checkpoint = newest_intact(directory.checkpoints)
     if checkpoint is None:
         raise RunError(f"{directory.checkpoints}: no intact checkpoint is left of this run (start anew: overwrite=true)")
-    stopping = EarlyStopping(config.early_stopping, MONITORED)
+    stopping = _stopping(config)
     payload = torch.load(checkpoint.folder / PAYLOAD, map_location="cpu", weights_only=True)
     stopping.load_state_dict(payload["callbacks"][stopping.state_key])
     return checkpoint, stopping

@@ -13,12 +13,12 @@ import pytest
 from training.tasks.tabular.arrays import TabularData, read_arrays
 from training.tasks.tabular.batches import TabularBatches
 from training.tasks.tabular.config import TabularConfig
-from training.tasks.tabular.early_stopping import EarlyStopping
 from training.tasks.tabular.model import TabularSpec
 from training.tasks.tabular.objective import MONITORED, Classification, build_objective
 from training.tasks.tabular.outputs import PrintEpochs, WriteHistory, history_of
 from training.tasks.tabular.pack import pack_table
 from training.tasks.tabular.simulation import PROBABILITY, simulate_table
+from training.trainer.early_stopping import EarlyStopping
 
 ROOT = Path(__file__).parents[4]
 REAL = ROOT.parent / "shared" / "data" / "titanic.csv"
@@ -90,7 +90,7 @@ def fit(
     config.directory.mkdir(parents=True, exist_ok=True)
     data = data or read_arrays(config.data)
     module = build_objective(config, TabularSpec(config.model, data.n_columns, data.columns))
-    stopping = EarlyStopping(config.early_stopping, MONITORED)
+    stopping = EarlyStopping(config.early_stopping, MONITORED, keeps_weights=config.early_stopping.restore_best)
     history = WriteHistory(config.directory / "eval_history.csv", start)
     trainer = L.Trainer(
         accelerator="cpu", devices=1, max_steps=steps or config.trainer.max_epochs, max_epochs=-1, val_check_interval=1,

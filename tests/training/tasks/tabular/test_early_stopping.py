@@ -7,13 +7,14 @@ import pytest
 import torch
 
 from tests.training.tasks.tabular.conftest import config_of, fit
-from training.tasks.tabular.config import EarlyStoppingConfig
-from training.tasks.tabular.early_stopping import EarlyStopping
+from training.tasks.tabular.config import TabularEarlyStoppingConfig
+from training.trainer.early_stopping import EarlyStopping
 
 
 def watched(values: list[float], **settings: Any) -> tuple[EarlyStopping, int]:
     """A callback that saw these values, and the step at which it asked for the end (0: never)."""
-    stopping = EarlyStopping(EarlyStoppingConfig(**settings), "val/loss_total")
+    config = TabularEarlyStoppingConfig(**settings)
+    stopping = EarlyStopping(config, "val/loss_total", keeps_weights=config.restore_best)
     trainer: Any = SimpleNamespace(sanity_checking=False, should_stop=False)
     for step, value in enumerate(values, 1):
         trainer.callback_metrics, trainer.global_step = {"val/loss_total": torch.tensor(value, dtype=torch.float64)}, step

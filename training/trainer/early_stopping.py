@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from training.tasks.tabular.config import EarlyStoppingConfig
+from training.config import EarlyStoppingConfig
 
 log = logging.getLogger(__name__)
 
@@ -19,22 +19,23 @@ class EarlyStopping(Callback):
     checkpoints in the list of callbacks, or they have its state of the validation before.
 
     Args:
-        config: When to end, and whether to remember the best weights.
+        config: When to end.
         monitored: Name of the logged value; lower is better.
+        keeps_weights: Whether it remembers the weights of the best validation, where the best checkpoint is not what is wanted.
     """
 
-    def __init__(self, config: EarlyStoppingConfig, monitored: str) -> None:
-        self.config, self.monitored = config, monitored
+    def __init__(self, config: EarlyStoppingConfig, monitored: str, *, keeps_weights: bool = False) -> None:
+        self.config, self.monitored, self.keeps_weights = config, monitored, keeps_weights
         self.best_value, self.best_step = float("inf"), 0
         self.n_without_improvement = 0
         """Validations since the best."""
         self.weights: dict[str, Tensor] | None = None
-        """Of the module at its best validation, on the CPU; None where `restore_best` is off."""
+        """Of the module at its best validation, on the CPU; None where they are not kept."""
 
     @property
     def ends(self) -> bool:
         """Whether patience has run out."""
-        return self.n_without_improvement >= self.config.patience
+        return self.config.patience is not None and self.n_without_improvement >= self.config.patience
 
     @property
     def improved(self) -> bool:
@@ -52,7 +53,7 @@ class EarlyStopping(Callback):
         value = float(trainer.callback_metrics[self.monitored])
         if self.best_value - value > self.config.min_delta:
             self.best_value, self.best_step, self.n_without_improvement = value, trainer.global_step, 0
-            if self.config.restore_best:
+            if self.keeps_weights:
                 self.weights = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
             return
         self.n_without_improvement += 1
@@ -65,8 +66,8 @@ class EarlyStopping(Callback):
             )
 
     def restore(self, module: L.LightningModule) -> None:
-        """Give the module the weights of its best validation, if they are wanted and there was one."""
-        if self.config.restore_best and self.weights is not None:
+        """Give the module the weights of its best validation, if they were kept and there was one."""
+        if self.keeps_weights and self.weights is not None:
             module.load_state_dict(self.weights)
 
     def state_dict(self) -> dict[str, Any]:
