@@ -5,6 +5,7 @@ No step asks the machine: tests compare what is yielded with tables of facts and
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -230,7 +231,11 @@ def idle_guard(facts: Facts, wanted: Wanted) -> Iterator[Action]:
     text = json.dumps({"minutes": wanted.idle_minutes, "command": POWER_OFF})
     if facts.idle != text:
         yield Command(f"idle guard: off after {wanted.idle_minutes} minutes", f"printf %s {_q(text)} >{_q(f'{root}/idle.json')}")
-    if facts.idle != text or not facts.is_guarded:
+    is_of_before = facts.is_guarded and facts.runner == hooks.RUNNER_BEFORE
+    if is_of_before:  # it would call its own code, which is gone now; [t]: the shell that says this is none
+        pattern = f"[t]raining[.]supervision --root {re.escape(root)} idle-guard"
+        yield Command("idle guard of before ends", f"pkill -f {_q(pattern)}; flock -w 20 {_q(f'{root}/idle.lock')} true; true")
+    if facts.idle != text or not facts.is_guarded or is_of_before:
         yield Command("idle guard starts", hooks.detached(root, "idle-guard", log=f"{root}/idle.log"))
 
 

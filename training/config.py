@@ -221,6 +221,15 @@ class EarlyStoppingConfig(Part):
     min_delta: Annotated[float, Field(ge=0)] = 0.0
     """A validation improves only if its `val/loss_total` is more than this below the best."""
 
+    def __str__(self) -> str:
+        """As run.json has it."""
+        return f"patience {self.patience}, min_delta {self.min_delta!r}"
+
+    @property
+    def rule(self) -> str | None:
+        """The same; None where nothing ends a run early."""
+        return None if self.patience is None else str(self)
+
 
 class CheckpointsConfig(Part):
     """What is kept on disk."""

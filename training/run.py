@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from training.checkpoints.run_directory import RunDirectory, Start
 from training.checkpoints.run_lock import refuse_if_held
 from training.checkpoints.training_log import TrainingLog
 from training.config import Run
+from training.config_text import commented_yaml
 from training.errors import RunError, UserError
 from training.mkl import settle_vector_functions
 from training.optim.param_groups import build_optimizer
@@ -55,9 +57,8 @@ def fit(config: Run) -> Path:
             directory.finished(complete_checkpoints(directory.checkpoints)[-1].step)
         except KeyboardInterrupt as interrupt:
             raise KeyboardInterrupt(f"{interrupt}; {directory.way_on()}") from None
-        log.info(
-            "Done: %s holds the weights of step %d. Next: training evaluate %s", directory.model_file, model.step, directory.path
-        )
+        next_step = f" Next: training evaluate {directory.path}" if task.can_evaluate else ""
+        log.info("Done: %s holds the weights of step %d.%s", directory.model_file, model.step, next_step)
     return directory.path
 
 
@@ -127,8 +128,12 @@ def reproduce(run_directory: Path, fresh: Path) -> str:
         raise UserError(f"{run_directory}: has no model.pt: only a finished run can be reproduced (finish it: resume=true)")
     if fresh.exists():
         raise UserError(f"{fresh}: exists already (accepted: a new folder)")
-    words = [str(run_directory / "config.yaml"), f"output_dir={fresh.absolute().parent}", f"name={fresh.name}"]
-    done = subprocess.run([sys.executable, "-P", "-m", "training", "fit", *words], stdin=subprocess.DEVNULL, check=False)
+    fresh.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=fresh.absolute().parent, encoding="utf-8") as file:
+        file.write(commented_yaml(config))  # as it is read today: an older config.yaml says less
+        file.flush()
+        words = [file.name, f"output_dir={fresh.absolute().parent}", f"name={fresh.name}"]
+        done = subprocess.run([sys.executable, "-P", "-m", "training", "fit", *words], stdin=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise (UserError if done.returncode == 2 else RunError)(f"the run of {fresh} ended with exit code {done.returncode}")
     again, differing = RunDirectory(fresh), []
@@ -137,8 +142,8 @@ def reproduce(run_directory: Path, fresh: Path) -> str:
         torch.equal(weight, second.weights[name]) for name, weight in first.weights.items()
     ):
         differing.append(f"weights ({directory.model_file} and {again.model_file})")
-    history = ["eval_history.csv"]
-    differing += [name for name in history if (run_directory / name).read_bytes() != (fresh / name).read_bytes()]
+    if directory.history() != again.history():
+        differing.append("validations (eval_history.csv)")
     if differing:
         facts = [read_facts(path) for path in (run_directory, fresh)]
         kinds = " and ".join(f"{f.latest.device}, {f.versions.get('torch')}, {f.git_commit}" for f in facts if f is not None)
@@ -146,7 +151,8 @@ def reproduce(run_directory: Path, fresh: Path) -> str:
             f"{config.name}: not reproduced: {', '.join(differing)} differ (device, torch and commit: {kinds}; "
             "the same number of threads is needed too: OMP_NUM_THREADS)"
         )
-    return f"{config.name}: reproduced to the bit: {len(first.weights)} weights of step {first.step}, and {history[0]}"
+    validations = len(directory.history())
+    return f"{config.name}: reproduced to the bit: {len(first.weights)} weights of step {first.step}, {validations} validations"
 
 
 def show_plan(config: Run) -> str:
@@ -189,5 +195,5 @@ def report(run_directory: Path) -> Path:
 
 
 def _start(task: Task[Config, Data], prepared: Prepared[Config, Data]) -> Start:
-    patience = prepared.config.early_stopping.patience
-    return Start(prepared.fingerprint, prepared.length.total_steps, prepared.device, patience, task.record(prepared.data))
+    rule = prepared.config.early_stopping.rule
+    return Start(prepared.fingerprint, prepared.length.total_steps, prepared.device, rule, task.record(prepared.data))

@@ -23,8 +23,8 @@ class Start:
     """From which it went on."""
     reason: str = ""
     total_steps: int | None = None
-    patience: int | None = None
-    """Of early stopping."""
+    early_stopping: str | None = None
+    """What ends it early, as text; None where nothing does."""
     device: str | None = None
     """`cpu` or `gpu`."""
 

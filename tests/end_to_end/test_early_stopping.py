@@ -34,17 +34,19 @@ def test_it_is_whole_where_it_ended(ended, training, screen):
     assert newest.manifest.val_loss_total is not None  # the resume owes no validation
     assert "has not improved by more than 1e+09 for 1 validations" in (ended / "training.log").read_text()
     assert training("evaluate", "runs/run").code == 0
-    assert is_finished(JobPaths(screen, "run"), 24, 1)
+    assert is_finished(JobPaths(screen, "run"), 24, "patience 1, min_delta 1000000000.0")
     assert not is_finished(JobPaths(screen, "run"), 24, None)
 
 
 def test_it_is_not_trained_further_and_validates_no_more(ended, training, settings):
-    history = (ended / "eval_history.csv").read_text()
+    assert training("evaluate", "runs/run").code == 0
+    history, figures = (ended / "eval_history.csv").read_text(), (ended / "metrics.json").read_text()
 
     assert training("fit", *settings("output_dir=runs", *ENDS_EARLY, "resume=true")).code == 0
 
     assert checkpoint_weights(ended)[0].step == 8
     assert (ended / "eval_history.csv").read_text() == history
+    assert (ended / "metrics.json").read_text() == figures
 
 
 def test_without_the_limit_it_goes_on_as_if_it_had_never_ended(ended, training, settings):

@@ -54,14 +54,20 @@ def test_the_run_file_of_the_repository_trains_ends_early_and_is_judged(training
     facts = read_facts(run)
     assert facts is not None
     assert facts.finished_step == metrics["stopped_epoch"]
-    assert is_finished(JobPaths(here, "titanic"), 500, 10)
-    assert not is_finished(JobPaths(here, "titanic"), 1000, 10)  # more was asked for than the run was for
-    assert not is_finished(JobPaths(here, "titanic"), 500, 20)
+    assert is_finished(JobPaths(here, "titanic"), 500, "patience 10, min_delta 0.001")
+    assert not is_finished(
+        JobPaths(here, "titanic"), 1000, "patience 10, min_delta 0.001"
+    )  # more was asked for than the run was for
+    assert not is_finished(JobPaths(here, "titanic"), 500, "patience 20, min_delta 0.001")
 
     judged = training("evaluate", "runs/titanic")
     assert (judged.code, judged.out.strip().endswith("nothing is won")) == (0, True)
     assert "true probabilities" in (run / "report.html").read_text()
     assert json.loads((run / "metrics.json").read_text()) == metrics
+    refused = training("evaluate", "runs/titanic", "optim.lr=1")
+    assert (refused.code, refused.err) == (
+        2, "refused: command line: optim.lr: 1.0 would have no effect: the model is trained (accepted: data.train, data.val)\n"
+    )  # fmt: skip
     refused = training("predict", "runs/titanic", "--output", "cells.h5ad")
     assert (refused.code, refused.err) == (2, "refused: training predict: task tabular has no such verb\n")
 
@@ -94,6 +100,27 @@ def test_a_killed_run_goes_on_to_the_bit(training, here):
     assert (here / "runs/killed/eval_history.csv").read_bytes() == (here / "runs/whole/eval_history.csv").read_bytes()
 
 
+def test_a_run_that_was_told_to_end_goes_on_to_the_bit(training, here):
+    slow = (*RUN, "early_stopping.patience=1199", "trainer.max_epochs=1200", "checkpoints.every_steps=50")
+    command = [sys.executable, "-m", "training", "fit", *slow, "name=told"]
+    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
+        while not complete_checkpoints(here / "runs/told/checkpoints"):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.terminate()
+    assert not (here / "runs/told/model.pt").exists()
+    assert complete_checkpoints(here / "runs/told/checkpoints")[-1].manifest.val_loss_total is None  # the resume validates first
+
+    assert training("fit", *slow, "name=told", "resume=true").code == 0
+    assert training("fit", *slow, "name=whole").code == 0
+
+    whole = weights("whole")
+    assert all(torch.equal(weight, whole[name]) for name, weight in weights("told").items())
+    assert (here / "runs/told/eval_history.csv").read_bytes() == (here / "runs/whole/eval_history.csv").read_bytes()
+    told, undisturbed = (json.loads((here / f"runs/{name}/metrics.json").read_text()) for name in ("told", "whole"))
+    assert told | {"model_uri": ""} == undisturbed | {"model_uri": ""}
+
+
 def test_the_lessons_command_leaves_its_files_where_it_says(training, here, monkeypatch):
     monkeypatch.setenv("AIP_MODEL_DIR", str(here / "out"))
     words = [f"--train={DATA / 'train_data.npz'}", "--val", str(DATA / "val_data.npz"), "--epochs=30", "--learning_rate", "0.001"]
@@ -113,7 +140,7 @@ def test_reproduce_trains_again_and_compares_to_the_bit(training, here):
 
     done = training("reproduce", "runs/a")
 
-    assert (done.code, done.out.splitlines()[-1]) == (0, "a: reproduced to the bit: 6 weights of step 20, and eval_history.csv")
+    assert (done.code, done.out.splitlines()[-1]) == (0, "a: reproduced to the bit: 6 weights of step 20, 20 validations")
     assert training("reproduce", "runs/a").code == 2  # the new folder is there by now
     content = torch.load("runs/a/model.pt", weights_only=True)
     content["weights"]["net.0.bias"][0] += 1e-7
@@ -131,3 +158,9 @@ def test_check_overfits_one_batch_and_refuses_what_cannot_learn(training, here):
 
     assert refused.code == 2
     assert "it does not fall to half" in refused.err
+
+
+def test_weights_that_diverge_end_in_one_sentence(training, here):
+    failed = training("fit", *RUN[:-2], "optim.lr=1e30", "trainer.device=cpu", "name=a", "early_stopping.patience=50")
+
+    assert (failed.code, failed.err[:52]) == (1, "failed: a predicted probability is not a number; tra")

@@ -30,7 +30,7 @@ from training.config_loader import load_config
 from training.config_text import commented_yaml
 from training.errors import UserError
 from training.files import write_text
-from training.run_facts import FORMAT, RUN_JSON
+from training.run_facts import FORMAT, RUN_JSON, read_facts
 from training.text import some
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class Start:
     data_fingerprint: str
     total_steps: int
     device: str
-    patience: int | None
+    early_stopping: str | None
+    """What ends it early, as text; None where nothing does."""
     split: dict[str, Any]
     """The report of cells, sets and leaks per split, as plain values."""
 
@@ -179,16 +180,25 @@ class RunDirectory:
                 self.path.rename(removed)
                 shutil.rmtree(removed)
             self.path.mkdir(parents=True, exist_ok=True)
+            ended_early = self._ended_early(checkpoint, start)
             self._record(start, checkpoint)
             fresh = config.model_copy(update={"resume": False, "overwrite": False})
             write_text(self.path / "config.yaml", commented_yaml(fresh))
             self.checkpoints.mkdir(exist_ok=True)
-            self._remove_stale(goes_on=checkpoint is None or checkpoint.step < start.total_steps)
+            self._remove_stale(goes_on=checkpoint is None or (checkpoint.step < start.total_steps and not ended_early))
         except OSError as error:
             raise UserError(
                 f"{self.path}: the run directory cannot be written: {error.strerror or error} (set output_dir)"
             ) from None
         return checkpoint
+
+    def history(self) -> dict[str, list[str]]:
+        """The validations of eval_history.csv by step; of a step that was trained twice, after a kill, the last row."""
+        path = self.path / "eval_history.csv"
+        if not path.exists():
+            return {}
+        with path.open(newline="", encoding="utf-8") as file:
+            return {row[0]: row[1:] for row in list(csv.reader(file))[1:]}
 
     def finished(self, step: int) -> None:
         """Record that the run is complete at this step: an early stop may come before the step that was asked for."""
@@ -259,6 +269,13 @@ class RunDirectory:
                 "(accepted: these as they were, or another name without resume=true)"
             )
 
+    def _ended_early(self, checkpoint: Checkpoint | None, start: Start) -> bool:
+        """Whether the run ended before its last step, and is asked for no more than it was."""
+        facts = read_facts(self.path)
+        if checkpoint is None or facts is None or facts.finished_step != checkpoint.step:
+            return False
+        return (facts.latest.total_steps, facts.latest.early_stopping) == (start.total_steps, start.early_stopping)
+
     def _remove_stale(self, goes_on: bool) -> None:
         """Remove what a kill left half-written, and what was said of weights that are not the last ones any more."""
         complete = {checkpoint.folder for checkpoint in complete_checkpoints(self.checkpoints)}
@@ -278,7 +295,7 @@ class RunDirectory:
             "step": checkpoint.step if checkpoint else 0,
             "reason": "resume=true" if checkpoint else "start",
             "total_steps": start.total_steps,
-            "patience": start.patience,
+            "early_stopping": start.early_stopping,
             "device": start.device,
         }
         facts |= {

@@ -35,7 +35,7 @@ def for_runner(config: Run) -> dict[str, str | int | float | None]:
         "settings_sha256": config_sha256(config),
         "max_steps": config.trainer.max_steps,
         "max_epochs": config.trainer.max_epochs,
-        "patience": config.early_stopping.patience,
+        "early_stopping": config.early_stopping.rule,
         "device": config.trainer.device,
     }
 

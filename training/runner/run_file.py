@@ -21,8 +21,8 @@ class RunSettings:
     """Of what a resumed run must share with its first start."""
     max_steps: int | None = None
     max_epochs: float | None = None
-    patience: int | None = None
-    """Validations without an improvement after which the run ends."""
+    early_stopping: str | None = None
+    """What ends it early, as text; None where nothing does."""
     device: str = "auto"
     """`cpu`, `gpu` or `auto`."""
 
@@ -45,7 +45,7 @@ def settings_of(run_file: Path, code: Path) -> RunSettings:
         why = (done.stderr or done.stdout).strip()[-300:] or f"exit code {done.returncode}"
     except subprocess.TimeoutExpired:
         why = f"no answer within {SECONDS} seconds"
-    except UnicodeDecodeError as error:
+    except (UnicodeDecodeError, OSError) as error:  # the disk of a machine that boots may not be there yet
         why = str(error)
     except ValueError as error:
         if isinstance(error, UserError):

@@ -139,10 +139,10 @@ def total_steps(run: Path) -> int | None:
     return None if facts is None else facts.latest.total_steps
 
 
-def is_finished(paths: JobPaths, max_steps: int | None, patience: int | None = None) -> bool:
+def is_finished(paths: JobPaths, max_steps: int | None, early_stopping: str | None = None) -> bool:
     """Whether the run is complete: a complete checkpoint of its last step, and model.pt. Exit codes say nothing.
 
-    `max_steps` and `patience` are what run.yaml asks for, which may be more than the latest start was for.
+    `max_steps` and `early_stopping` are what run.yaml asks for, which may be more than the latest start was for.
     """
     facts = read_facts(paths.run)
     if facts is None or not (paths.run / "model.pt").is_file():
@@ -150,7 +150,7 @@ def is_finished(paths: JobPaths, max_steps: int | None, patience: int | None = N
     asked, total = max_steps or facts.latest.total_steps, facts.latest.total_steps
     if asked is None or total is None:
         return False
-    is_same = (asked, patience) == (total, facts.latest.patience)
+    is_same = (asked, early_stopping) == (total, facts.latest.early_stopping)
     ended_early = is_same and facts.finished_step is not None and newest_step(paths) >= facts.finished_step
     return ended_early or newest_step(paths) >= asked
 

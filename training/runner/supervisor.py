@@ -170,7 +170,7 @@ class Supervisor:
                 wait_until(lambda: self._asked() is not None, self.timing.pause)
 
     def _is_finished(self, settings: RunSettings) -> bool:
-        return is_finished(self.paths, settings.max_steps, settings.patience) and not has_other_length(self.paths, settings)
+        return is_finished(self.paths, settings.max_steps, settings.early_stopping) and not has_other_length(self.paths, settings)
 
     def _one_start(self, settings: RunSettings) -> int:
         """Start the run and watch it until it has ended.
@@ -259,7 +259,13 @@ class Supervisor:
         return self.state.begun or not holds_files(self.paths.run) or began_as(self.paths, settings)
 
     def _settings(self) -> RunSettings:
-        settings = settings_of(self.paths.run_file, self.paths.code)
+        found: list[RunSettings] = []
+
+        def ask() -> None:
+            found.append(settings_of(self.paths.run_file, self.paths.code))
+
+        self.attempt.to("learn what its run file asks for", ask, patient=True)
+        settings = found[-1]
         if settings.name != self.job.name:
             raise UserError(f"{self.paths.run_file}: name: {settings.name} (accepted: {self.job.name}, the name of the job)")
         return settings

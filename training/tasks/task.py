@@ -19,7 +19,7 @@ from training.registry import part
 from training.reporting.curves import Panel
 from training.trainer.early_stopping import EarlyStopping
 from training.trainer.fit import Habits
-from training.trainer.objective import Objective
+from training.trainer.objective import MONITORED, Objective
 from training.trainer.validation import ValidationHistory
 
 
@@ -32,8 +32,6 @@ class Task(ABC, Generic[Config, Data]):
     name: ClassVar[str]
     panels: ClassVar[Sequence[Panel]]
     """The curves of its report."""
-    monitored: ClassVar[str] = "val/loss_total"
-    """The logged value that chooses the best checkpoint and ends a run early; lower is better."""
 
     @abstractmethod
     def open(self, config: Config) -> Data:
@@ -82,7 +80,7 @@ class Task(ABC, Generic[Config, Data]):
     def habits(self, prepared: Prepared[Config, Data], directory: RunDirectory, checkpoint: Checkpoint | None) -> Habits:
         """How its training loop differs from the usual one."""
         stopping = prepared.config.early_stopping
-        ends = () if stopping.patience is None else (EarlyStopping(stopping, self.monitored),)
+        ends = () if stopping.patience is None else (EarlyStopping(stopping, MONITORED),)
         return Habits(validates=self.validates(prepared.config), callbacks=(ValidationHistory(directory), *ends))
 
     def kept(self, prepared: Prepared[Config, Data], directory: RunDirectory) -> SavedModel:
@@ -111,6 +109,11 @@ class Task(ABC, Generic[Config, Data]):
     def evaluate(self, run: Path, overrides: list[str], split: str | None, which: str | None) -> str:
         """Judge a trained model beside baselines; write metrics.json. Returns: the verdict."""
         raise self.has_no("evaluate")
+
+    @property
+    def can_evaluate(self) -> bool:
+        """Whether it has the verb evaluate."""
+        return type(self).evaluate is not Task.evaluate
 
     def has_no(self, verb: str) -> UserError:
         """The refusal of a verb that this task does not have."""

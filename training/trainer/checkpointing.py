@@ -95,6 +95,9 @@ class SaveCheckpoints(L.Callback):
         partial, final = self.root / f".{folder_of(step)}.partial", self.root / folder_of(step)
         try:
             if step == self.saved_step:  # a stop came before its validation: the same weights, and now their value
+                states = {each.state_key: state for each in trainer.callbacks if (state := each.state_dict())}  # type: ignore[attr-defined]
+                if states:  # early stopping has counted this validation
+                    self._write_again(final, partial, states)
                 write_manifest(final, step, self.config_sha256, self.data_fingerprint, value)
             else:
                 shutil.rmtree(partial, ignore_errors=True)
@@ -116,6 +119,17 @@ class SaveCheckpoints(L.Callback):
                 f"there); {previous}. {_remedy(error, self.root)}, then {way_on}."
             ) from error
         log.info("step %d: checkpoint %s%s", step, final, "" if value is None else f" (val/loss_total {value:.6g})")
+
+    def _write_again(self, final: Path, partial: Path, states: dict[str, Any]) -> None:
+        """The checkpoint with newer states of callbacks; the manifest, which names another hash, goes first and is written anew."""
+        payload = torch.load(final / PAYLOAD, map_location="cpu", weights_only=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        torch.save(payload | {"callbacks": states}, partial / PAYLOAD)
+        manifest = next(c.manifest for c in complete_checkpoints(self.root) if c.folder == final)
+        write_manifest(partial, manifest.step, self.config_sha256, self.data_fingerprint, manifest.val_loss_total)
+        shutil.rmtree(final)
+        partial.rename(final)
 
     def _remove_old(self) -> None:
         kept = complete_checkpoints(self.root)

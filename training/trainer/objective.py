@@ -21,6 +21,9 @@ from training.trainer.data_wait import DataWait
 
 log = logging.getLogger(__name__)
 
+MONITORED = "val/loss_total"
+"""The logged value that chooses the best checkpoint and ends a run early, in every task; lower is better."""
+
 
 class Objective(L.LightningModule):
     """A model with what is minimised. A task adds `training_step`, `validation_step`, `items_in` and `line`.

@@ -94,7 +94,8 @@ def _refuse_other(into: Path, source: str, run_id: str, there: dict[int, Manifes
             mark = json.loads(_text(into / MARK))
         except ValueError:
             mark = None
-        if mark != {"from": source, "run_id": run_id}:
+        is_own = isinstance(mark, dict) and (mark.get("from"), mark.get("run_id", mark.get("beginning"))) == (source, run_id)
+        if not is_own:  # `beginning`: of a pull that earlier code has left unfinished
             raise UserError(f"{into}: it is not empty, and holds no run {source} ({accepted})")
     elif own != run_id:
         raise UserError(f"{into}: it holds another run than {source}, or a later one of the same name ({accepted})")

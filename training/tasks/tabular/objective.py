@@ -42,7 +42,7 @@ class Classification(Objective):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of all training rows."""
-        loss = binary_cross_entropy(self.model(batch.x), batch.y)
+        loss = binary_cross_entropy(_finite(self.model(batch.x)), batch.y)
         self.trained["train/loss_total"] = loss.detach()
         return loss
 
@@ -100,8 +100,18 @@ def probabilities(model: Mlp, rows: Rows) -> Float64Array:
     return predicted[:, 0].double().cpu().numpy()  # type: ignore[no-any-return]
 
 
+def _finite(predicted: Tensor) -> Tensor:
+    """Probabilities. Raises: RunError where they are none: the weights have diverged."""
+    if not bool(torch.isfinite(predicted).all()):
+        raise RunError(
+            "a predicted probability is not a number; training cannot go on from here. Start a new run with a lower optim.lr, and "
+            "look at the scale of the columns of X_train."
+        )
+    return predicted
+
+
 @torch.no_grad()
 def _measured(model: Mlp, batch: Batch) -> tuple[float, float]:
-    predicted = model(batch.x)
+    predicted = _finite(model(batch.x))
     loss = binary_cross_entropy(predicted, batch.y)
     return loss.item(), (predicted.round() == batch.y).float().mean().item()

@@ -72,8 +72,9 @@ class PrintEpochs(Callback):
         if trainer.sanity_checking or not shown:
             return
         loss, accuracy = module.validated[MONITORED], module.validated["val/accuracy"]
-        trained = float(module.trained["train/loss_total"])
-        log.info("epoch=%d loss=%.4f val_loss=%.4f val_acc=%.4f", epoch, trained, loss, accuracy)
+        trained = module.trained.get("train/loss_total")  # none before the first step of a process: a resume may validate first
+        told = "" if trained is None else f" loss={float(trained):.4f}"
+        log.info("epoch=%d%s val_loss=%.4f val_acc=%.4f", epoch, told, loss, accuracy)
         for line in validation_lines(loss, accuracy):
             log.info("%s", line)
 

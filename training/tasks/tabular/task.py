@@ -10,6 +10,7 @@ from training.cells import RunLength
 from training.checkpoints.manifest import Checkpoint, newest_intact
 from training.checkpoints.model_file import PAYLOAD, SavedModel, load_checkpoint_model
 from training.checkpoints.run_directory import RunDirectory
+from training.checkpoints.settings import settings_of
 from training.checkpoints.trained_model import model_at
 from training.errors import RunError, UserError
 from training.plan import Prepared
@@ -23,6 +24,7 @@ from training.tasks.tabular.model import Mlp, TabularSpec
 from training.tasks.tabular.objective import MONITORED, Classification, build_objective, probabilities
 from training.tasks.tabular.outputs import HISTORY, METRICS, PrintEpochs, WriteHistory, write_metrics, write_results
 from training.tasks.task import Task
+from training.text import some
 from training.trainer.early_stopping import EarlyStopping
 from training.trainer.fit import Habits
 
@@ -117,11 +119,22 @@ class TabularTask(Task[TabularConfig, TabularData]):
         directory = RunDirectory(run)
         config, saved = directory.config(overrides), model_at(directory, which)
         assert isinstance(config, TabularConfig)
+        before = settings_of(directory.config())
+        for key, value in settings_of(config).items():
+            if value != before[key] and not key.startswith("data."):
+                raise UserError(
+                    f"command line: {key}: {value} would have no effect: the model is trained (accepted: data.train, data.val)"
+                )
         data, model = read_arrays(config.data), saved.build()
         assert isinstance(model, Mlp)
         if data.n_columns != cast(TabularSpec, saved.spec).n_columns:
             raise UserError(
                 f"{config.data.val}: has {data.n_columns} columns (accepted: {cast(TabularSpec, saved.spec).n_columns})"
+            )
+        names = cast(TabularSpec, saved.spec).columns
+        if None not in (names, data.columns) and names != data.columns:
+            raise UserError(
+                f"{config.data.val}: its columns are {some(data.columns or ())} (accepted, in this order: {some(names or ())})"
             )
         judged = evaluate(probabilities(model, data.val), data, rows_chose_the_epoch=True)
         write_metrics(run / METRICS, read_json(run / METRICS) | judged.to_plain())

@@ -12,6 +12,7 @@ import pytest
 from tests.training.runner.mirror.conftest import Run, true_steps
 from training.checkpoints.manifest import MANIFEST, complete_checkpoints, folder_of
 from training.errors import RunError, UserError
+from training.run_facts import run_id_of
 from training.runner.mirror.pull import claim, pull_run, release
 from training.runner.mirror.push import Pusher
 
@@ -134,6 +135,22 @@ def test_a_pull_or_a_run_that_was_killed_at_its_very_beginning_is_no_obstacle(pu
     (tmp_path / "other/checkpoints" / folder_of(10)).mkdir(parents=True)
     with pytest.raises(UserError, match="not empty"):
         pull_run(pushed.url, "a", tmp_path / "other", checkpoints="newest")
+
+
+@pytest.mark.parametrize("key", ["run_id", "beginning"])  # the second is that of earlier code
+def test_a_pull_that_was_cut_off_before_run_json_goes_on(run, pushed, tmp_path, key):
+    run_id = run_id_of((run.path / "run.json").read_text())
+    assert run_id is not None
+    into = tmp_path / "cut"
+    (into / "tensorboard").mkdir(parents=True)
+    (into / ".pull.json").write_text(json.dumps({"from": f"{pushed.url}/runs/a", key: run_id}))
+
+    assert pull_run(pushed.url, "a", into, checkpoints="newest").steps == (20, 40)
+
+    (into / "run.json").unlink()
+    (into / ".pull.json").write_text(json.dumps({"from": f"{pushed.url}/runs/a", key: "another"}))
+    with pytest.raises(UserError, match="not empty, and holds no run"):
+        pull_run(pushed.url, "a", into, checkpoints="newest")
 
 
 def test_a_run_that_the_bucket_does_not_have_is_refused(pushed, tmp_path):
