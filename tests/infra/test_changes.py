@@ -95,7 +95,7 @@ def test_a_boot_disk_grows_in_place_and_takes_new_labels(rented, at):
 def test_a_smaller_boot_disk_is_planned_as_a_change_in_place_and_google_refuses_it(rented, at):
     place = at(rented)
     place.set("l4", bootDiskGib=200)
-    assert OurEngine("l4").plan() == Plan((), (), boot_disk_gib=(250, 200))
+    assert OurEngine("l4").plan() == Plan((), (), boot_disk_gib=(250, 200), updated=("vm (bootDisk)",))
 
     refused = place.engine.up("l4")
 

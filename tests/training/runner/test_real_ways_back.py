@@ -26,9 +26,9 @@ __all__ = ["machine"]
 GUARD = """
 import sys
 from pathlib import Path
-from training.runner.guards import guard, idle
+from training.runner.guards import idle, power_off
 idle.ssh_sessions = list
-guard.guard(Path(sys.argv[1]), 0.2)
+power_off.guard(Path(sys.argv[1]), 0.2)
 """
 
 
