@@ -116,7 +116,7 @@ def is_owed_a_validation(prepared: Prepared[Config, Data], checkpoint: Checkpoin
 def _quieten_lightning() -> None:
     """Keep Lightning's advertisements and hints out of the log; its warnings stay."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    # Lightning 2.6.6 with torch 2.15; nothing that a user could do about it.
     # A resume without the early stopping of before is meant so.
     warnings.filterwarnings("ignore", message=r"Be aware that when using `ckpt_path`, callbacks used", category=UserWarning)
+    # Lightning 2.6.6 with torch 2.15; nothing that a user could do about it.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)` is deprecated", category=FutureWarning)
