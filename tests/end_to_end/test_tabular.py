@@ -82,42 +82,31 @@ def test_a_run_that_ended_by_itself_is_not_trained_further(training, here):
     assert all(torch.equal(weight, before[name]) for name, weight in weights("a").items())
 
 
-def test_a_killed_run_goes_on_to_the_bit(training, here):
-    slow = (*RUN, "early_stopping.patience=1199", "trainer.max_epochs=1200", "checkpoints.every_steps=50")
-    command = [sys.executable, "-m", "training", "fit", *slow, "name=killed"]
+# Longer than any test waits: a run that is ended from outside must not be quicker.
+ENDLESS = ("trainer.max_epochs=1000000", "early_stopping.patience=999999")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
+def test_a_run_that_was_ended_from_outside_goes_on_to_the_bit(training, here, number):
+    words = (*RUN, "checkpoints.every_steps=50")
+    command = [sys.executable, "-m", "training", "fit", *words, *ENDLESS, "name=ended"]
     with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
-        while not complete_checkpoints(here / "runs/killed/checkpoints"):
+        while not complete_checkpoints(here / "runs/ended/checkpoints"):
             assert process.poll() is None
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-    assert not (here / "runs/killed/model.pt").exists()
+        process.send_signal(number)
+    newest = complete_checkpoints(here / "runs/ended/checkpoints")[-1]
+    if number == signal.SIGTERM:
+        assert newest.manifest.val_loss_total is None  # the resume validates first
+    length = (f"trainer.max_epochs={newest.step + 50}", f"early_stopping.patience={newest.step + 49}")
 
-    assert training("fit", *slow, "name=killed", "resume=true").code == 0
-    assert training("fit", *slow, "name=whole").code == 0
+    assert training("fit", *words, *length, "name=ended", "resume=true").code == 0
+    assert training("fit", *words, *length, "name=whole").code == 0
 
-    whole = weights("whole")
-    assert all(torch.equal(weight, whole[name]) for name, weight in weights("killed").items())
-    assert (here / "runs/killed/eval_history.csv").read_bytes() == (here / "runs/whole/eval_history.csv").read_bytes()
-
-
-def test_a_run_that_was_told_to_end_goes_on_to_the_bit(training, here):
-    slow = (*RUN, "early_stopping.patience=1199", "trainer.max_epochs=1200", "checkpoints.every_steps=50")
-    command = [sys.executable, "-m", "training", "fit", *slow, "name=told"]
-    with subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:
-        while not complete_checkpoints(here / "runs/told/checkpoints"):
-            assert process.poll() is None
-            time.sleep(0.01)
-        process.terminate()
-    assert not (here / "runs/told/model.pt").exists()
-    assert complete_checkpoints(here / "runs/told/checkpoints")[-1].manifest.val_loss_total is None  # the resume validates first
-
-    assert training("fit", *slow, "name=told", "resume=true").code == 0
-    assert training("fit", *slow, "name=whole").code == 0
-
-    whole = weights("whole")
-    assert all(torch.equal(weight, whole[name]) for name, weight in weights("told").items())
-    assert (here / "runs/told/eval_history.csv").read_bytes() == (here / "runs/whole/eval_history.csv").read_bytes()
-    told, undisturbed = (json.loads((here / f"runs/{name}/metrics.json").read_text()) for name in ("told", "whole"))
+    ended, whole = weights("ended"), weights("whole")
+    assert all(torch.equal(weight, whole[name]) for name, weight in ended.items())
+    assert (here / "runs/ended/eval_history.csv").read_bytes() == (here / "runs/whole/eval_history.csv").read_bytes()
+    told, undisturbed = (json.loads((here / f"runs/{name}/metrics.json").read_text()) for name in ("ended", "whole"))
     assert told | {"model_uri": ""} == undisturbed | {"model_uri": ""}
 
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow  # eight processes that load torch
 ROOT = Path(__file__).parents[2]
 REGISTRY = Path("training/registry.py")
 RUN = "task: toy\nname: {name}\nseed: 1\noptim: {{lr: 1e-2}}\ncheckpoints: {{every_steps: 50}}\n" + (
-    "trainer: {{device: cpu, max_steps: 2000, val_every_steps: 100, log_every_steps: 10}}\n"
+    "trainer: {{device: cpu, max_steps: 1000000, val_every_steps: 50, log_every_steps: 10}}\n"
 )
 
 
@@ -49,22 +49,22 @@ def training(project, *words, check=True):
 
 
 def killed_once(project):
-    """A run that is killed as soon as it has a checkpoint, before its end."""
+    """Kill a run after some steps. Returns: its newest checkpoint's step."""
     environment = os.environ | {"PYTHONPATH": str(project), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "training", "fit", "killed.yaml"]
     with subprocess.Popen(command, cwd=project, env=environment, stdout=subprocess.DEVNULL) as process:
-        while not complete_checkpoints(project / "runs/killed/checkpoints"):
+        while not (found := complete_checkpoints(project / "runs/killed/checkpoints")) or found[-1].step < 500:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-    assert not (project / "runs/killed/model.pt").exists()
+    return complete_checkpoints(project / "runs/killed/checkpoints")[-1].step
 
 
 def test_a_new_task_needs_one_folder_and_one_line(project, tmp_path_factory):
     training(project, "check", "--overfit", "whole.yaml")
-    training(project, "fit", "whole.yaml")
-    killed_once(project)
-    training(project, "fit", "killed.yaml", "resume=true")
+    steps = killed_once(project) + 100
+    training(project, "fit", "killed.yaml", "resume=true", f"trainer.max_steps={steps}")
+    training(project, "fit", "whole.yaml", f"trainer.max_steps={steps}")
 
     whole, killed = (torch.load(project / "runs" / name / "model.pt", weights_only=True) for name in ("whole", "killed"))
     assert whole["step"] == killed["step"]
@@ -77,7 +77,7 @@ def test_a_new_task_needs_one_folder_and_one_line(project, tmp_path_factory):
     (project / "jobs" / "whole").mkdir(parents=True)
     Pusher(project / "runs/whole", project / "jobs/whole", f"file://{bucket}", 60.0).once()
     pulled = pull_run(f"file://{bucket}", "whole", project / "pulled", checkpoints="newest")
-    assert pulled.steps[-1] == 2000
+    assert pulled.steps[-1] == steps
     assert (project / "pulled/model.pt").read_bytes() == (project / "runs/whole/model.pt").read_bytes()
 
     assert "Loss" in Path(project / training(project, "report", "pulled").stdout.strip()).read_text()

@@ -136,7 +136,13 @@ def test_its_text_reads_back_equal_and_its_hash_has_its_task(write):
     text = commented_yaml(config)
 
     assert load_config(write(text)) == config
-    assert [line for line in text.splitlines() if line.endswith(":")] == ["data:", "model:", "trainer:", "checkpoints:", "early_stopping:"]
+    assert [line for line in text.splitlines() if line.endswith(":")] == [
+        "data:",
+        "model:",
+        "trainer:",
+        "checkpoints:",
+        "early_stopping:",
+    ]
     assert config_sha256(config) != config_sha256(load_config(None, ["task=toy", "name=mine", *TOY, "seed=7"]))
     assert config_sha256(config) == config_sha256(load_config(None, ["task=toy", "name=other", *TOY, "resume=true"]))
 
